@@ -1,0 +1,165 @@
+"""What every network is, and the one place where energies are differentiated."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ase_xai.graph import AtomGraph
+
+VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
+
+
+@dataclass(frozen=True, eq=False)
+class AtomwiseOutput:
+    """What a network says atom by atom, before anything is summed.
+
+    Args:
+        energies: (N,) latent interaction energies in eV, free-atom references not included.
+        references: (N,) float64 energies E0[Z] in eV that belong to the element alone.
+        charges: (N,) latent partial charges in e that sum to each system's total charge; None without a charge head.
+        features: (N, F) learned atomic features, dimensionless.
+    """
+
+    energies: Tensor
+    references: Tensor
+    charges: Tensor | None
+    features: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Energies, derivatives and moments of a batch of B systems, in float64.
+
+    Args:
+        energy: (B,) eV, the sum of `energies`.
+        energies: (N,) eV, references included.
+        forces: (N, 3) eV/Å.
+        stress: (B, 6) eV/Å^3, Voigt order xx yy zz yz xz xy; NaN for systems without a volume.
+        charges: (N,) e, or None.
+        dipole: (B, 3) e·Å about the coordinate origin, or None. For a charged or periodic system it depends on the origin or
+            on the choice of periodic images; the calculators refuse it there.
+        pair_gradients: (E, 3) g_ij = ∂E/∂D_ij in eV/Å. On a mirrored graph it stands on the first half of the pairs.
+        output: the atom-wise output the sums are made of.
+    """
+
+    energy: Tensor
+    energies: Tensor
+    forces: Tensor
+    stress: Tensor
+    charges: Tensor | None
+    dipole: Tensor | None
+    pair_gradients: Tensor
+    output: AtomwiseOutput
+
+
+class AtomisticNetwork(nn.Module, ABC):
+    """A network that predicts energies and charges atom by atom from an `AtomGraph`.
+
+    A subclass sets `architecture`, calls `super().__init__(elements, cutoff)` and writes `forward`. Its settings must be
+    JSON values and come back from `settings()`, so that `type(network)(**network.settings())` builds an equal skeleton for
+    saved weights.
+
+    Args:
+        elements: atomic numbers the network knows.
+        cutoff: Å; pairs at or beyond it do not act.
+    """
+
+    architecture: ClassVar[str]
+
+    def __init__(self, elements: Sequence[int], cutoff: float) -> None:
+        super().__init__()
+        elements = tuple(sorted(int(z) for z in elements))
+        if not elements or len(set(elements)) != len(elements) or elements[0] < 1 or elements[-1] > 118:
+            raise ValueError(f"elements must be distinct atomic numbers from 1 to 118, got {elements}.")
+        if not cutoff > 0:
+            raise ValueError(
+                f"cutoff must be positive, got {cutoff} Å. A cutoff is a distance; these networks usually use 4 to 8 Å."
+            )
+        self.elements = elements
+        self.cutoff = float(cutoff)
+        index = torch.full((119,), -1, dtype=torch.int64)
+        index[list(elements)] = torch.arange(len(elements))
+        self.register_buffer("_element_index", index, persistent=False)
+
+    @abstractmethod
+    def forward(self, graph: AtomGraph) -> AtomwiseOutput:
+        """Atom-wise energies, charges and features of every system in `graph`."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, object]:
+        """The constructor's arguments as JSON values."""
+
+    def element_index(self, numbers: Tensor) -> Tensor:
+        """(N,) position of each atomic number in `elements`; the caller has checked that all are known."""
+        return self._element_index[numbers]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+
+def predict(network: AtomisticNetwork, graph: AtomGraph, *, create_graph: bool = False) -> Prediction:
+    """Energy, forces, stress, charges and dipole of `graph` by one forward and one backward pass.
+
+    With g_ij = ∂E/∂D_ij and D_ij = r_j + S·h - r_i
+
+        F_i = Σ_(i,j) g_ij - Σ_(k,i) g_ki        σ = (1/V) Σ_(i,j) D_ij ⊗ g_ij
+
+    Args:
+        network: any atomistic network.
+        graph: one system or a batch; pair vectors keep their dtype, the network computes in its own.
+        create_graph: keep the result differentiable with respect to the weights, for training on forces.
+    """
+    with torch.enable_grad():
+        vectors = graph.vectors.detach().requires_grad_()
+        output = network(graph.with_vectors(vectors))
+        interaction = output.energies.double()
+        gradients = _pair_gradients(interaction.sum(), vectors, create_graph)
+        energies = interaction + output.references
+        forces = gradients.new_zeros(graph.positions.shape)
+        forces = forces.index_add(0, graph.centers, gradients).index_add(0, graph.neighbors, -gradients)
+        charges = None if output.charges is None else output.charges.double()
+        prediction = Prediction(
+            energy=graph.sum_systems(energies),
+            energies=energies,
+            forces=forces,
+            stress=_stress(graph, gradients),
+            charges=charges,
+            dipole=None if charges is None else graph.sum_systems(charges[:, None] * graph.positions.double()),
+            pair_gradients=gradients,
+            output=output,
+        )
+    return prediction if create_graph else _detached(prediction)
+
+
+def _pair_gradients(energy: Tensor, vectors: Tensor, create_graph: bool) -> Tensor:
+    if not energy.requires_grad:  # lone atoms: no pairs, nothing to differentiate
+        return torch.zeros_like(vectors)
+    (gradients,) = torch.autograd.grad(energy, vectors, create_graph=create_graph, allow_unused=True)
+    return torch.zeros_like(vectors) if gradients is None else gradients
+
+
+def _stress(graph: AtomGraph, gradients: Tensor) -> Tensor:
+    a, b = zip(*VOIGT, strict=True)
+    vectors = graph.vectors.detach()
+    virial = 0.5 * (vectors[:, a] * gradients[:, b] + vectors[:, b] * gradients[:, a])
+    per_system = virial.new_zeros((graph.n_systems, 6)).index_add(0, graph.system[graph.centers], virial)
+    return per_system / graph.volume[:, None]
+
+
+def _detached(prediction: Prediction) -> Prediction:
+    def detach(record: object) -> dict[str, object]:
+        return {name: value.detach() if isinstance(value, Tensor) else value for name, value in vars(record).items()}
+
+    output = AtomwiseOutput(**detach(prediction.output))  # type: ignore[arg-type]
+    return Prediction(**{**detach(prediction), "output": output})  # type: ignore[arg-type]

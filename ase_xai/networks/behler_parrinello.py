@@ -1,0 +1,96 @@
+"""Behler-Parrinello: fixed symmetry functions, one network per element."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from ase_xai.graph import AtomGraph
+from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput
+from ase_xai.networks.heads import AtomicEnergy, conserve_charge
+from ase_xai.networks.layers import ShiftedSoftplus, dense, dense_stack
+from ase_xai.networks.wacsf import WeightedSymmetryFunctions
+
+STD_FLOOR = 0.01
+"""Symmetry functions that hardly vary in training are not amplified beyond 1/STD_FLOOR; their unit is a weighted count."""
+
+
+class BehlerParrinelloNetwork(AtomisticNetwork):
+    """wACSF descriptors, standardized, into one dense network per element of the central atom.
+
+        E_i = s · w_Z·h_Z( (G_i - mean) / std ) + m + E0[Z_i]
+
+    The last hidden layer h_Z feeds two linear readouts, energy and latent charge, and is the atom's feature vector.
+
+    Args:
+        elements: atomic numbers the network knows.
+        cutoff: Å.
+        n_radial, n_angular, zetas: see `WeightedSymmetryFunctions`; the defaults give 32 functions.
+        hidden: widths of the hidden layers of each element's network.
+
+    Source: Behler, Parrinello, PRL 98, 146401 (2007); Gastegger et al., arXiv:1712.05861. Two hidden layers and standardized
+    descriptors are this project's choice.
+    """
+
+    architecture: ClassVar[str] = "behler-parrinello"
+
+    def __init__(
+        self,
+        elements: Sequence[int],
+        cutoff: float = 5.0,
+        n_radial: int = 22,
+        n_angular: int = 5,
+        zetas: Sequence[int] = (1,),
+        hidden: Sequence[int] = (100, 100),
+    ) -> None:
+        super().__init__(elements, cutoff)
+        self.hidden = tuple(int(width) for width in hidden)
+        self.descriptor = WeightedSymmetryFunctions(self.cutoff, n_radial, n_angular, zetas)
+        n_functions = self.descriptor.n_functions
+        self.register_buffer("descriptor_mean", torch.zeros(n_functions))
+        self.register_buffer("descriptor_std", torch.ones(n_functions))
+        self.hidden_networks = nn.ModuleList(
+            nn.Sequential(dense_stack([n_functions, *self.hidden]), ShiftedSoftplus()) for _ in self.elements
+        )
+        self.energy_readouts = nn.ModuleList(dense(self.hidden[-1], 1) for _ in self.elements)
+        self.charge_readouts = nn.ModuleList(dense(self.hidden[-1], 1) for _ in self.elements)
+        self.energy = AtomicEnergy()
+
+    def forward(self, graph: AtomGraph) -> AtomwiseOutput:
+        descriptors = self.descriptor(graph, self.dtype)  # (N, G)
+        standardized = (descriptors - self.descriptor_mean) / self.descriptor_std
+        element = self.element_index(graph.numbers)
+        order = torch.argsort(element, stable=True)  # atoms grouped by element
+        counts = torch.bincount(element, minlength=len(self.elements)).tolist()
+        groups = standardized[order].split(counts)
+        hidden = [network(group) for network, group in zip(self.hidden_networks, groups, strict=True)]
+        energies = torch.cat([read(h) for read, h in zip(self.energy_readouts, hidden, strict=True)])
+        charges = torch.cat([read(h) for read, h in zip(self.charge_readouts, hidden, strict=True)])
+        back = torch.argsort(order)
+        return AtomwiseOutput(
+            energies=self.energy(energies[back, 0]),
+            references=self.energy.reference(graph.numbers),
+            charges=conserve_charge(charges[back, 0], graph),
+            features=torch.cat(hidden)[back],
+        )
+
+    def standardize_on(self, graphs: Sequence[AtomGraph]) -> None:
+        """Set mean and standard deviation of each symmetry function from the atoms of `graphs` (training structures)."""
+        with torch.no_grad():
+            values = torch.cat([self.descriptor(graph, torch.float64) for graph in graphs])
+        spread = values.std(dim=0)
+        self.descriptor_mean.copy_(values.mean(dim=0))
+        self.descriptor_std.copy_(torch.clamp(spread, min=STD_FLOOR))
+
+    def settings(self) -> dict[str, object]:
+        return {
+            "elements": list(self.elements),
+            "cutoff": self.cutoff,
+            "n_radial": self.descriptor.n_radial,
+            "n_angular": self.descriptor.n_angular,
+            "zetas": list(self.descriptor.zetas),
+            "hidden": list(self.hidden),
+        }

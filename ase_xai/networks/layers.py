@@ -1,0 +1,62 @@
+"""The pieces networks are made of: activation, cutoff, radial basis, dense stacks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class ShiftedSoftplus(nn.Module):
+    """ssp(x) = ln(½ eˣ + ½): smooth, ssp(0) = 0, ssp'(0) = ½. Source: SchNet, arXiv:1706.08566."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.softplus(x) - math.log(2.0)
+
+
+class CosineCutoff(nn.Module):
+    """f_c(r) = ½[cos(π r/r_c) + 1] below the cutoff r_c (Å), 0 beyond: value and slope vanish at r_c."""
+
+    def __init__(self, cutoff: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+
+    def forward(self, distances: Tensor) -> Tensor:
+        inside = torch.clamp(distances / self.cutoff, max=1.0)
+        return 0.5 * (torch.cos(math.pi * inside) + 1.0)
+
+
+class GaussianBasis(nn.Module):
+    """exp(-(r - μ_k)² / 2s²) with K centers μ from `start` to `stop` (Å) and s their spacing: (..., K)."""
+
+    def __init__(self, start: float, stop: float, n_basis: int) -> None:
+        super().__init__()
+        if n_basis < 2:
+            raise ValueError(f"a Gaussian basis needs at least 2 functions, got {n_basis}.")
+        self.start, self.stop, self.n_basis = start, stop, n_basis
+        self.width = (stop - start) / (n_basis - 1)
+
+    def forward(self, distances: Tensor) -> Tensor:
+        # Made anew in the caller's precision: a stored copy would keep the rounding of an earlier float32 network.
+        centers = torch.linspace(self.start, self.stop, self.n_basis, dtype=distances.dtype, device=distances.device)
+        return torch.exp(-0.5 * ((distances[..., None] - centers) / self.width) ** 2)
+
+
+def dense_stack(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers of the given widths with shifted softplus between them; the last one is linear."""
+    layers: list[nn.Module] = []
+    for n_in, n_out in zip(widths, widths[1:], strict=False):
+        layers += [dense(n_in, n_out), ShiftedSoftplus()]
+    return nn.Sequential(*layers[:-1])
+
+
+def dense(n_in: int, n_out: int, *, bias: bool = True) -> nn.Linear:
+    """A linear layer, Glorot-uniform weights and zero bias as in the SchNet papers."""
+    layer = nn.Linear(n_in, n_out, bias=bias)
+    nn.init.xavier_uniform_(layer.weight)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
