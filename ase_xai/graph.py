@@ -55,7 +55,7 @@ class AtomGraph:
         for name, shape in expected.items():
             actual = tuple(getattr(self, name).shape)
             if actual != shape:
-                raise ValueError(f"AtomGraph.{name} must have shape {shape}, got {actual}. Build graphs with from_atoms or batch.")
+                raise ValueError(f"AtomGraph.{name} must have shape {shape}, got {actual}. Use from_atoms or batch.")
 
     @classmethod
     def from_atoms(

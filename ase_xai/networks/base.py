@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ase_xai.graph import AtomGraph
+from ase_xai.networks.heads import AtomicEnergy, conserve_charge
 
 VOIGT = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
 
@@ -61,9 +62,9 @@ class Prediction:
 class AtomisticNetwork(nn.Module, ABC):
     """A network that predicts energies and charges atom by atom from an `AtomGraph`.
 
-    A subclass sets `architecture`, calls `super().__init__(elements, cutoff)` and writes `forward`. Its settings must be
-    JSON values and come back from `settings()`, so that `type(network)(**network.settings())` builds an equal skeleton for
-    saved weights.
+    A subclass sets `architecture`, calls `super().__init__(elements, cutoff)` and writes `forward`, which ends in
+    `return self.atomwise(...)`. Its settings must be JSON values and come back from `settings()`, so that
+    `type(network)(**network.settings())` builds an equal skeleton for saved weights.
 
     Args:
         elements: atomic numbers the network knows.
@@ -71,6 +72,8 @@ class AtomisticNetwork(nn.Module, ABC):
     """
 
     architecture: ClassVar[str]
+    energy: AtomicEnergy
+    _element_index: Tensor
 
     def __init__(self, elements: Sequence[int], cutoff: float) -> None:
         super().__init__()
@@ -83,6 +86,7 @@ class AtomisticNetwork(nn.Module, ABC):
             )
         self.elements = elements
         self.cutoff = float(cutoff)
+        self.energy = AtomicEnergy()
         index = torch.full((119,), -1, dtype=torch.int64)
         index[list(elements)] = torch.arange(len(elements))
         self.register_buffer("_element_index", index, persistent=False)
@@ -94,6 +98,24 @@ class AtomisticNetwork(nn.Module, ABC):
     @abstractmethod
     def settings(self) -> dict[str, object]:
         """The constructor's arguments as JSON values."""
+
+    def atomwise(
+        self, graph: AtomGraph, energy_readout: Tensor, charge_readout: Tensor | None, features: Tensor
+    ) -> AtomwiseOutput:
+        """Scaled energies and conserved charges from bare network outputs.
+
+        Args:
+            graph: what was evaluated.
+            energy_readout: (N, 1) outputs of order one.
+            charge_readout: (N, 1) unconstrained charges, or None for a network without charges.
+            features: (N, F).
+        """
+        return AtomwiseOutput(
+            energies=self.energy(energy_readout[:, 0]),
+            references=self.energy.reference(graph.numbers),
+            charges=None if charge_readout is None else conserve_charge(charge_readout[:, 0], graph),
+            features=features,
+        )
 
     def element_index(self, numbers: Tensor) -> Tensor:
         """(N,) position of each atomic number in `elements`; the caller has checked that all are known."""

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ase_xai.graph import AtomGraph
 from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput
-from ase_xai.networks.heads import AtomicEnergy, conserve_charge
 from ase_xai.networks.layers import ShiftedSoftplus, dense, dense_stack
 from ase_xai.networks.wacsf import WeightedSymmetryFunctions
 
@@ -36,6 +35,8 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
     """
 
     architecture: ClassVar[str] = "behler-parrinello"
+    descriptor_mean: Tensor
+    descriptor_std: Tensor
 
     def __init__(
         self,
@@ -57,7 +58,6 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
         )
         self.energy_readouts = nn.ModuleList(dense(self.hidden[-1], 1) for _ in self.elements)
         self.charge_readouts = nn.ModuleList(dense(self.hidden[-1], 1) for _ in self.elements)
-        self.energy = AtomicEnergy()
 
     def forward(self, graph: AtomGraph) -> AtomwiseOutput:
         descriptors = self.descriptor(graph, self.dtype)  # (N, G)
@@ -70,12 +70,7 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
         energies = torch.cat([read(h) for read, h in zip(self.energy_readouts, hidden, strict=True)])
         charges = torch.cat([read(h) for read, h in zip(self.charge_readouts, hidden, strict=True)])
         back = torch.argsort(order)
-        return AtomwiseOutput(
-            energies=self.energy(energies[back, 0]),
-            references=self.energy.reference(graph.numbers),
-            charges=conserve_charge(charges[back, 0], graph),
-            features=torch.cat(hidden)[back],
-        )
+        return self.atomwise(graph, energies[back], charges[back], torch.cat(hidden)[back])
 
     def standardize_on(self, graphs: Sequence[AtomGraph]) -> None:
         """Set mean and standard deviation of each symmetry function from the atoms of `graphs` (training structures)."""

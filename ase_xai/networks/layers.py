@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -48,7 +49,7 @@ class GaussianBasis(nn.Module):
 def dense_stack(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers of the given widths with shifted softplus between them; the last one is linear."""
     layers: list[nn.Module] = []
-    for n_in, n_out in zip(widths, widths[1:], strict=False):
+    for n_in, n_out in itertools.pairwise(widths):
         layers += [dense(n_in, n_out), ShiftedSoftplus()]
     return nn.Sequential(*layers[:-1])
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from ase_xai.graph import AtomGraph
 from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput
-from ase_xai.networks.heads import AtomicEnergy, conserve_charge
 from ase_xai.networks.layers import CosineCutoff, GaussianBasis, dense, dense_stack
 
 
@@ -52,7 +51,6 @@ class SchNetNetwork(AtomisticNetwork):
         self.interactions = nn.ModuleList(Interaction(n_features, n_radial) for _ in range(n_interactions))
         self.energy_readout = dense_stack([n_features, n_features // 2, 1])
         self.charge_readout = dense_stack([n_features, n_features // 2, 1])
-        self.energy = AtomicEnergy()
 
     def forward(self, graph: AtomGraph) -> AtomwiseOutput:
         distances = torch.linalg.vector_norm(graph.unique_vectors, dim=1).to(self.dtype)  # (P,)
@@ -61,12 +59,7 @@ class SchNetNetwork(AtomisticNetwork):
         features = self.embedding(self.element_index(graph.numbers))  # (N, F)
         for interaction in self.interactions:
             features = features + interaction(features, basis, envelope, graph)
-        return AtomwiseOutput(
-            energies=self.energy(self.energy_readout(features)[:, 0]),
-            references=self.energy.reference(graph.numbers),
-            charges=conserve_charge(self.charge_readout(features)[:, 0], graph),
-            features=features,
-        )
+        return self.atomwise(graph, self.energy_readout(features), self.charge_readout(features), features)
 
     def settings(self) -> dict[str, object]:
         return {

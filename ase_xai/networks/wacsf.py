@@ -76,9 +76,7 @@ class WeightedSymmetryFunctions(nn.Module):
             for sign in (1, -1)
         ]
 
-    def _squared_moment(
-        self, order: int, shells: Tensor, directions: Tensor, weights: Tensor, graph: AtomGraph
-    ) -> Tensor:
+    def _squared_moment(self, order: int, shells: Tensor, directions: Tensor, weights: Tensor, graph: AtomGraph) -> Tensor:
         """|Σ_j a_j u_j^⊗p|²: (N, n_angular)."""
         powers = directions.new_ones((len(directions), 1))
         for _ in range(order):

@@ -197,9 +197,7 @@ class Trainer:
         self.step, self.running_loss = int(about["step"]), float(about["running_loss"])
 
 
-def evaluate(
-    network: AtomisticNetwork, loader: GraphLoader, indices: np.ndarray, batch_size: int = 100
-) -> dict[str, float]:
+def evaluate(network: AtomisticNetwork, loader: GraphLoader, indices: np.ndarray, batch_size: int = 100) -> dict[str, float]:
     """Mean absolute errors of `network` on the structures at `indices`."""
     metrics = Metrics()
     for start in range(0, len(indices), batch_size):

@@ -88,7 +88,8 @@ class ModelCard:
         """An untrained network of this architecture, with the card's energy scale and references."""
         if self.architecture not in NETWORKS:
             raise WeightsError(f"unknown architecture {self.architecture!r}; this version knows {sorted(NETWORKS)}.")
-        network = NETWORKS[self.architecture](**self.settings)
+        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and soon replaced; the caller's seed stays
+            network = NETWORKS[self.architecture](**self.settings)
         network.energy.scale, network.energy.shift = self.scale, self.shift
         network.energy.references = {atomic_numbers[symbol]: e for symbol, e in self.references.items()}
         return network
@@ -161,7 +162,7 @@ def _verify(content: bytes, metadata: Mapping[str, str]) -> str:
     seal = metadata["sha256"]
     unsealed = content.replace(seal.encode(), _NO_HASH.encode(), 1) if len(seal) == 64 else content
     if hashlib.sha256(unsealed).hexdigest() != seal:
-        raise WeightsError("its content does not match its SHA-256, so it was damaged or altered. Copy or download it again.")
+        raise WeightsError("its content does not match its SHA-256: it was damaged or altered. Copy or download it again.")
     return seal
 
 
@@ -179,9 +180,8 @@ def _card(text: str) -> ModelCard:
 def _fill(network: AtomisticNetwork, tensors: Mapping[str, Tensor]) -> None:
     own = network.state_dict()
     if set(own) != set(tensors):
-        raise WeightsError(
-            f"its tensors do not fit its card: missing {sorted(set(own) - set(tensors))}, extra {sorted(set(tensors) - set(own))}."
-        )
+        missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+        raise WeightsError(f"its tensors do not fit its card: missing {missing}, extra {extra}.")
     for name, value in tensors.items():
         if value.shape != own[name].shape:
             raise WeightsError(f"tensor {name} has shape {tuple(value.shape)}, its card needs {tuple(own[name].shape)}.")

@@ -1,0 +1,195 @@
+"""The rules of ASE, kept once for every calculator of this package."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import Calculator, InputError, PropertyNotImplementedError, all_changes
+from ase.data import chemical_symbols
+from ase.outputs import Properties, all_outputs
+from numpy.typing import NDArray
+
+from ase_xai.graph import stress_volume
+
+PROPERTIES = ("energy", "free_energy", "energies", "forces", "stress", "charges", "dipole")
+
+
+class AtomisticCalculator(Calculator):
+    """What all calculators of this package share: ASE's rules, one evaluation per geometry, refusals with a remedy.
+
+    Results, in ASE's names and units: `energy` and `free_energy` (equal, eV), `energies` (N,) eV that sum to `energy`,
+    `forces` (N, 3) eV/Å, `charges` (N,) e that sum to the total charge, `dipole` (3,) e·Å for open systems, `stress` (6,)
+    eV/Å^3 in Voigt order for periodic ones. All of them come from one evaluation, whichever was asked for.
+
+    The total charge is `total_charge` if given, else `atoms.info["charge"]`, else 0.
+
+    Args:
+        elements: atomic numbers that may occur.
+        total_charges: total charges in e that the networks were trained for.
+        total_charge: e; None reads `atoms.info["charge"]`.
+        dipole_origin: what the dipole of a charged system refers to: "center_of_mass", "centroid" or a point (3,) in Å.
+            Without it such a dipole is refused; that of a neutral open system needs none.
+
+    Raises (at the first use of bad atoms, which leaves the calculator ready for the next good ones):
+        InputError: no atoms, unknown element, position not finite, atoms closer than 0.1 Å, degenerate periodic cell, or
+            a total charge that the networks were not trained for.
+        PropertyNotImplementedError: dipole of a periodic or charged system, stress without a full cell.
+    """
+
+    ignored_changes = {  # noqa: RUF012  (ASE's own class attribute)
+        "initial_charges",
+        "initial_magmoms",
+    }
+
+    def __init__(
+        self,
+        *,
+        elements: Sequence[int],
+        total_charges: Sequence[float],
+        total_charge: float | None = None,
+        dipole_origin: str | Sequence[float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.implemented_properties = list(PROPERTIES)
+        self.elements = tuple(elements)
+        self.total_charges = tuple(float(q) for q in total_charges)
+        self.total_charge = None if total_charge is None else float(total_charge)
+        self.dipole_origin = _checked_origin(dipole_origin)
+        self.n_evaluations = 0
+        self._lock = threading.RLock()
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Fill `results` with everything that is defined for `atoms`."""
+        atoms = self.atoms if atoms is None else atoms
+        if atoms is None:
+            raise InputError("there are no atoms to calculate. Set atoms.calc = calculator and ask the atoms.")
+        charge = self.charge_of(atoms)
+        self._refuse_undefined(atoms, charge, properties)
+        self._refuse_bad_input(atoms, charge)
+        Calculator.calculate(self, atoms, list(properties), list(system_changes))
+        with torch.inference_mode(False):
+            results = self._evaluate(atoms, charge)
+        if not np.isfinite(results["energy"]) or not np.isfinite(results["forces"]).all():
+            raise InputError(
+                f"the network gives energy {results['energy']} eV and forces that are not finite. The geometry is far "
+                "outside its training data; look for atoms that almost overlap."
+            )
+        if not self._has_dipole(atoms, charge):
+            results.pop("dipole", None)
+        if np.isnan(stress_volume(atoms)):
+            results.pop("stress", None)
+        self.n_evaluations += 1
+        self.results = results
+
+    def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
+        """All results of `atoms` as float64 arrays, dipole about the chosen origin, stress NaN where undefined."""
+        raise NotImplementedError
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        """A result by ASE's name. Safe when threads share the calculator: one evaluation at a time, each gets its own."""
+        with self._lock:
+            return super().get_property(name, atoms, allow_calculation)
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What changed since the last evaluation, the total charge included."""
+        changes = super().check_state(atoms, tol=tol)
+        if self.atoms is not None and self.atoms.info.get("charge", 0) != atoms.info.get("charge", 0):
+            changes = [*changes, "charge"]
+        return changes
+
+    def export_properties(self) -> Properties:
+        return Properties({name: value for name, value in self.results.items() if name in all_outputs})
+
+    def charge_of(self, atoms: Atoms) -> float:
+        """Total charge in e used for `atoms`."""
+        stated = atoms.info.get("charge")
+        if self.total_charge is None:
+            return float(0 if stated is None else stated)
+        if stated is not None and float(stated) != self.total_charge:
+            raise InputError(
+                f'atoms.info["charge"] is {stated} e, the calculator was built with total_charge={self.total_charge} e. '
+                "Give the charge in one place."
+            )
+        return self.total_charge
+
+    def _has_dipole(self, atoms: Atoms, charge: float) -> bool:
+        return not atoms.pbc.any() and (charge == 0 or self.dipole_origin is not None)
+
+    def _refuse_undefined(self, atoms: Atoms, charge: float, properties: Sequence[str]) -> None:
+        if "dipole" in properties and not self._has_dipole(atoms, charge):
+            if atoms.pbc.any():
+                raise PropertyNotImplementedError(
+                    f"the dipole of a periodic system (pbc={atoms.pbc.tolist()}) depends on the choice of images and is not "
+                    "defined here. For an isolated molecule set atoms.pbc = False."
+                )
+            raise PropertyNotImplementedError(
+                f"the dipole of a system with charge {charge:+g} e depends on the origin. Build the calculator with "
+                'dipole_origin="center_of_mass", "centroid" or a point in Å.'
+            )
+        if "stress" in properties and np.isnan(stress_volume(atoms)):
+            raise PropertyNotImplementedError(
+                f"stress needs a full cell and at least one periodic direction; pbc is {atoms.pbc.tolist()} and the cell "
+                f"has rank {atoms.cell.rank}. Set atoms.cell and atoms.pbc."
+            )
+
+    def _refuse_bad_input(self, atoms: Atoms, charge: float) -> None:
+        if len(atoms) == 0:
+            raise InputError("there are no atoms: the Atoms object is empty. Check the file or builder it came from.")
+        unknown = sorted(set(atoms.numbers.tolist()) - set(self.elements))
+        if unknown:
+            known = ", ".join(chemical_symbols[z] for z in self.elements)
+            names = ", ".join(chemical_symbols[z] if 0 <= z < len(chemical_symbols) else str(z) for z in unknown)
+            raise InputError(f"the network does not know {names}; it knows {known}. Use weights trained on {names}.")
+        _refuse_not_finite(atoms)
+        if charge not in self.total_charges:
+            raise InputError(
+                f"total charge {charge:+g} e was asked for; these weights were trained for {list(self.total_charges)} e "
+                'only. Use others, or correct atoms.info["charge"].'
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.RLock())
+
+
+def _refuse_not_finite(atoms: Atoms) -> None:
+    if not np.isfinite(atoms.positions).all():
+        atom = int(np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))[0])
+        raise InputError(f"position of atom {atom} is {atoms.positions[atom].tolist()} Å. Positions must be finite numbers.")
+    if not np.isfinite(atoms.cell.array).all():
+        raise InputError(f"the cell is {atoms.cell.array.tolist()} Å. Cell vectors must be finite numbers.")
+    periodic = atoms.cell.array[atoms.pbc]
+    if len(periodic) and np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
+        raise InputError(
+            f"pbc is {atoms.pbc.tolist()}, but the periodic cell vectors {periodic.tolist()} Å are zero or linearly "
+            "dependent. Set the cell, or atoms.pbc = False."
+        )
+
+
+def _checked_origin(origin: str | Sequence[float] | None) -> str | list[float] | None:
+    if origin is None or origin in ("center_of_mass", "centroid"):
+        return origin  # type: ignore[return-value]
+    point = np.asarray(origin, dtype=float) if not isinstance(origin, str) else np.zeros(0)
+    if point.shape != (3,) or not np.isfinite(point).all():
+        raise ValueError(f'dipole_origin must be "center_of_mass", "centroid" or a point (3,) in Å, got {origin!r}.')
+    return [float(x) for x in point]
+
+
+def dipole_origin_point(origin: str | list[float] | None, atoms: Atoms) -> NDArray[np.float64]:
+    if origin == "center_of_mass":
+        return np.asarray(atoms.get_center_of_mass())
+    if origin == "centroid":
+        return np.asarray(atoms.positions.mean(axis=0))
+    return np.zeros(3) if origin is None else np.asarray(origin)

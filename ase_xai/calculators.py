@@ -1,0 +1,230 @@
+"""Networks as ASE calculators: Atoms in, ASE's own results out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.calculators.calculator import InputError
+from numpy.typing import NDArray
+
+from ase_xai import weights as weight_files
+from ase_xai.calculator_base import AtomisticCalculator, dipole_origin_point
+from ase_xai.graph import AtomGraph
+from ase_xai.networks import BehlerParrinelloNetwork, Prediction, SchNetNetwork, predict
+from ase_xai.skin import SkinList
+
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+SMALL = 200  # atoms; below, a second CPU thread costs more than it gives
+MIN_DISTANCE = 0.1  # Å; closer atoms are a mistake in the input, not a configuration
+
+
+class NetworkCalculator(AtomisticCalculator):
+    """One network as a calculator; `SchNet` and `BehlerParrinello` say which.
+
+    Args:
+        weights: name of shipped weights (`ase-xai models` lists them) or path of a weight file.
+        device: "cpu", "cuda", "cuda:1" ...; None takes a CUDA device if there is one.
+        dtype: "float32" or "float64", the precision of the network; sums are always float64.
+        threads: CPU threads of the evaluation. None uses 1 below 200 atoms, where more only wait for one another, and
+            PyTorch's setting above. That setting is restored after each evaluation.
+        skin: Å; the neighbor list holds pairs up to cutoff + skin and is rebuilt only when atoms have moved too far for it.
+        total_charge, dipole_origin: see `AtomisticCalculator`.
+
+    Raises:
+        WeightsError: unknown name, unreadable, damaged or foreign file, or weights of another architecture.
+    """
+
+    architecture: ClassVar[str | None] = None
+
+    def __init__(
+        self,
+        weights: str | Path = "organic",
+        *,
+        device: str | torch.device | None = None,
+        dtype: str = "float32",
+        skin: float = 1.0,
+        threads: int | None = None,
+        total_charge: float | None = None,
+        dipole_origin: str | Sequence[float] | None = None,
+    ) -> None:
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
+        network, card, sha256 = weight_files.resolve(weights)
+        if self.architecture not in (None, card.architecture):
+            raise weight_files.WeightsError(
+                f"{weights} holds a {card.architecture} network, not {self.architecture}. Use ase_xai.load()."
+            )
+        super().__init__(
+            elements=network.elements,
+            total_charges=card.total_charges,
+            total_charge=total_charge,
+            dipole_origin=dipole_origin,
+        )
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.network = network.to(device=self.device, dtype=DTYPES[dtype])
+        self.card, self.sha256 = card, sha256
+        self.threads = threads
+        self.neighbor_list = SkinList(network.cutoff, skin)
+        self.parameters.update(weights=str(weights), sha256=sha256, device=str(self.device), dtype=dtype, skin=float(skin))
+        if total_charge is not None:
+            self.parameters.update(total_charge=float(total_charge))
+        if self.dipole_origin is not None:
+            self.parameters.update(dipole_origin=self.dipole_origin)
+
+    def graph(self, atoms: Atoms) -> AtomGraph:
+        """The graph the network sees, from the reused neighbor list."""
+        pairs = self.neighbor_list.update(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+        graph = AtomGraph.from_pairs(
+            atoms, pairs, total_charge=self.charge_of(atoms), cutoff=self.network.cutoff, device=self.device
+        )
+        _refuse_overlap(graph)
+        return graph
+
+    def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
+        graph = self.graph(atoms)
+        with _cpu_threads(self.threads or (1 if len(atoms) < SMALL else None)):
+            results = _as_results(predict(self.network, graph))
+        if "dipole" in results:
+            results["dipole"] -= charge * dipole_origin_point(self.dipole_origin, atoms)
+        return results
+
+
+class SchNet(NetworkCalculator):
+    """SchNet as an ASE calculator.
+
+    atoms.calc = SchNet("organic")
+    atoms.get_potential_energies()      # latent atomic energies, eV; they sum to the total energy
+    atoms.get_charges()                 # latent partial charges, e; they sum to the total charge
+    """
+
+    __doc__ = f"{__doc__}\n{NetworkCalculator.__doc__}"
+    architecture = SchNetNetwork.architecture
+
+
+class BehlerParrinello(NetworkCalculator):
+    """Behler-Parrinello network on weighted symmetry functions as an ASE calculator.
+
+    atoms.calc = BehlerParrinello("organic-bp")
+    """
+
+    __doc__ = f"{__doc__}\n{NetworkCalculator.__doc__}"
+    architecture = BehlerParrinelloNetwork.architecture
+
+    def __init__(self, weights: str | Path = "organic-bp", **settings: Any) -> None:
+        super().__init__(weights, **settings)
+
+
+class Ensemble(AtomisticCalculator):
+    """Mean of several networks, which may differ in seed or in architecture; `spread` tells how far they disagree.
+
+        atoms.calc = Ensemble(["organic", "organic-bp"])
+        atoms.get_forces()                  # mean
+        atoms.calc.spread["energies"]       # (N,) standard deviation between members, eV
+
+    Args:
+        members: at least two calculators, weight names or paths. All must share one set of total charges and dipole origin.
+        settings: passed on to `load` for members given by name or path.
+
+    Energies of members trained on different levels of theory must not be averaged; this is refused.
+    """
+
+    def __init__(self, members: Sequence[NetworkCalculator | str | Path], **settings: Any) -> None:
+        calculators = [member if isinstance(member, NetworkCalculator) else load(member, **settings) for member in members]
+        if len(calculators) < 2:
+            raise ValueError(f"an ensemble needs at least 2 members, got {len(calculators)}. Use the one calculator itself.")
+        levels = {calculator.card.level_of_theory for calculator in calculators}
+        if len(levels) > 1:
+            raise ValueError(
+                f"members were trained on different levels, {sorted(levels)}. Combine like with like."
+            )
+        origins = {repr(calculator.dipole_origin) for calculator in calculators}
+        charges = {calculator.total_charge for calculator in calculators}
+        if len(origins) > 1 or len(charges) > 1:
+            raise ValueError("members differ in dipole_origin or total_charge. Build them with the same ones.")
+        super().__init__(
+            elements=sorted(set.intersection(*(set(c.elements) for c in calculators))),
+            total_charges=sorted(set.intersection(*(set(c.total_charges) for c in calculators))),
+            total_charge=calculators[0].total_charge,
+            dipole_origin=calculators[0].dipole_origin,
+        )
+        self.members = calculators
+        self._spread: dict[str, Any] = {}
+        self.parameters.update(members=[calculator.todict() for calculator in calculators])
+
+    @property
+    def spread(self) -> dict[str, Any]:
+        """Standard deviation between members (n - 1) of each result of the last evaluation, same shapes and units."""
+        return {name: self._spread[name] for name in self.results}
+
+    def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
+        all_results = [member._evaluate(atoms, charge) for member in self.members]
+        mean: dict[str, Any] = {}
+        for name in all_results[0]:
+            values = np.stack([results[name] for results in all_results])
+            mean[name], self._spread[name] = values.mean(axis=0), values.std(axis=0, ddof=1)
+        for name in ("energy", "free_energy"):
+            mean[name], self._spread[name] = float(mean[name]), float(self._spread[name])
+        return mean
+
+
+def load(weights: str | Path, **settings: Any) -> NetworkCalculator:
+    """The calculator that fits a weight file: `SchNet`, `BehlerParrinello`, or `NetworkCalculator` for other networks.
+
+    Args:
+        weights: name of shipped weights or path of a weight file.
+        settings: arguments of `NetworkCalculator`.
+    """
+    architecture = weight_files.resolve(weights)[1].architecture
+    known = {calculator.architecture: calculator for calculator in (SchNet, BehlerParrinello)}
+    return known.get(architecture, NetworkCalculator)(weights, **settings)
+
+
+@contextmanager
+def _cpu_threads(n_threads: int | None) -> Iterator[None]:
+    """Evaluate with this many CPU threads, then put PyTorch's setting back; None leaves it alone."""
+    before = torch.get_num_threads()
+    if n_threads is None or n_threads == before:
+        yield
+        return
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _as_results(prediction: Prediction) -> dict[str, Any]:
+    """One system's prediction as ASE results: floats and float64 arrays of our own."""
+
+    def array(tensor: torch.Tensor) -> NDArray[np.float64]:
+        return np.array(tensor.cpu().numpy(), dtype=np.float64)
+
+    energies = array(prediction.energies)
+    energy = float(prediction.energy[0])
+    results = {
+        "energy": energy,
+        "free_energy": energy,
+        "energies": energies,
+        "forces": array(prediction.forces),
+        "stress": array(prediction.stress[0]),
+    }
+    if prediction.charges is not None and prediction.dipole is not None:
+        results.update(charges=array(prediction.charges), dipole=array(prediction.dipole[0]))
+    return results
+
+
+def _refuse_overlap(graph: AtomGraph) -> None:
+    squares = (graph.unique_vectors**2).sum(dim=1)
+    if len(squares) and float(squares.min()) < MIN_DISTANCE**2:
+        pair = int(squares.argmin())
+        i, j = int(graph.centers[pair]), int(graph.neighbors[pair])
+        distance = float(squares[pair]) ** 0.5
+        raise InputError(
+            f"atoms {i} and {j} are {distance:.3g} Å apart, less than {MIN_DISTANCE} Å. Look for duplicates or wrong units."
+        )
