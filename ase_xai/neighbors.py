@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-# Largest open system for which all N² distances are computed no slower than vesin finds the near ones. Measured with one thread
-# at cutoffs of 5 to 8 Å: the two take equal time at about 140 atoms for loose conformers and at 300 to 500 for compact ones.
+# Largest open system for which all N² distances are computed no slower than vesin finds the near ones. Measured with one
+# thread at cutoffs of 5 to 8 Å: both take equal time at about 140 atoms for loose conformers, 300 to 500 for compact ones.
 DENSE_MAX_ATOMS = 150
 
 # Periodic cell vectors spanning less than this (Å) are taken for a mistake: the number of images grows as its inverse.

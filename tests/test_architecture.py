@@ -30,11 +30,13 @@ OPTIONAL = {*NEIGHBOR_BACK_ENDS, "chemiscope", "matplotlib", "nvalchemi", "panda
 MAY_IMPORT = {
     "ase_xai.neighbors": ("numpy", "torch", "ase", "vesin", *NEIGHBOR_BACK_ENDS),
     "ase_xai.graph": ("numpy", "torch", "ase", "ase_xai.neighbors"),
+    "ase_xai.skin": ("numpy", "torch", "ase", "ase_xai.graph", "ase_xai.neighbors"),
     "ase_xai.networks": ("torch", "ase_xai.graph"),
     "ase_xai.calculator_base": ("numpy", "torch", "ase", "ase_xai.graph"),
     "ase_xai.calculators": (
         "numpy", "torch", "ase",
-        "ase_xai.calculator_base", "ase_xai.graph", "ase_xai.neighbors", "ase_xai.networks", "ase_xai.weights",
+        "ase_xai.calculator_base", "ase_xai.graph", "ase_xai.neighbors", "ase_xai.networks", "ase_xai.skin",
+        "ase_xai.weights",
     ),
     "ase_xai.runs": ("numpy", "ase", "tqdm", "ase_xai.weights.format"),
     "ase_xai.weights": ("numpy", "torch", "ase", "safetensors", "ase_xai.graph", "ase_xai.networks"),

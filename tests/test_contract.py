@@ -60,7 +60,7 @@ class LeakyReadout(torch.nn.Sequential):
     """Breaks locality: every atom feels the sum over all atoms."""
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return super().forward(features) + torch.tanh(features.sum())
+        return super().forward(features) + torch.sin(features.sum())
 
 
 def failures(network: torch.nn.Module) -> set[str]:

@@ -182,8 +182,8 @@ def test_never_truncated(backend):
 def test_inputs_are_left_alone_in_any_layout(backend):
     positions = np.asfortranarray(molecule("C6H6").positions)
     before = positions.copy()
-    pairs = find_pairs(positions, np.zeros((3, 3), dtype=int), [False, False, False], 5.0, backend)
-    assert len(pairs.first) == 63
+    pairs = find_pairs(positions, np.zeros((3, 3), dtype=int), np.zeros(3, int), 5.0, backend)
+    assert len(pairs.first) == 66
     assert np.array_equal(positions, before)
 
 
@@ -381,6 +381,24 @@ def test_skin_list_rebuilds_only_when_an_atom_moved_half_the_skin():
     atoms.positions[:, 0] += [0.0002, -0.0002]
     assert len(updated(skin_list, atoms).first) == 1
     assert skin_list.n_builds == 2
+
+
+def test_skin_list_counts_the_moves_of_both_atoms_when_the_cell_changes_too():
+    atoms = Atoms("H2", positions=[[0, 0, 0], [CUTOFF + SKIN + 1e-6, 0, 0]], cell=[20, 20, 20], pbc=True)
+    skin_list = SkinList(CUTOFF, SKIN)
+    updated(skin_list, atoms)
+    atoms.positions[:, 0] += [0.5001, -0.5001]
+    atoms.set_cell([20, 20, 20 + 1e-9])
+    assert len(updated(skin_list, atoms).first) == 1
+    assert skin_list.n_builds == 2
+
+
+def test_skin_list_is_not_misled_by_a_dependent_vector_without_periodicity():
+    skin_list = SkinList(CUTOFF, SKIN)
+    for length, n_pairs in ((4.6, 0), (3.0, 1)):
+        cell = np.array([[length, 0, 0], [460.0, 0, 0], [0, 0, 9.0]])
+        pairs = skin_list.update(np.ones(1), np.zeros((1, 3)), cell, np.array([True, False, False]))
+        assert len(pairs.first) == n_pairs
 
 
 def test_skin_list_follows_a_compressed_cell_to_its_limit():

@@ -46,7 +46,7 @@ class Springs(Calculator):
 
     def calculate(self, atoms: Any = None, properties: Any = None, system_changes: Any = None) -> None:
         super().calculate(atoms, properties or ["energy"], system_changes or [])
-        time.sleep(self.delay)
+        time.sleep(self.delay if self.n_evaluations else 0.0)
         vectors = self.atoms.positions[None] - self.atoms.positions[:, None]  # (N, N, 3)
         distances = np.linalg.norm(vectors, axis=2)
         stretch = np.where(distances > 0, distances - self.rest, 0.0)
@@ -143,8 +143,8 @@ def exit_code_of(child: int, *, within: float) -> int:
 def wait_for_frames(path: Path, n_frames: int) -> None:
     end = time.monotonic() + 20
     while time.monotonic() < end:
-        with contextlib.suppress(OSError, ValueError, StopIteration):
-            if path.exists() and len(frames_of(path)) >= n_frames:
+        with contextlib.suppress(Exception):  # not there yet, or empty
+            if len(frames_of(path)) >= n_frames:
                 return
         time.sleep(0.01)
     raise AssertionError(f"{path.name} never had {n_frames} frames")
@@ -267,7 +267,7 @@ def test_conserved_motions_do_not_count_as_temperature(
 
 @pytest.mark.parametrize("thermostat", ["langevin", "bussi"])
 def test_thermostats_reach_their_temperature(tmp_path: Path, thermostat: str) -> None:
-    settings = MDSettings(steps=6000, thermostat=thermostat, timestep=1.0, friction=0.05, interval=10, seed=3)
+    settings = MDSettings(steps=2000, thermostat=thermostat, timestep=1.0, friction=0.05, interval=10, seed=3)
     run_md(make_atoms(), tmp_path / "run.traj", settings)
     counted = runs.load_state(tmp_path / "run.traj")[0]["degrees_of_freedom"]
     kinetic = np.mean([frame.get_kinetic_energy() for frame in frames_of(tmp_path / "run.traj")[100:]])
@@ -278,11 +278,7 @@ def test_momenta_can_be_kept(tmp_path: Path) -> None:
     run_md(make_atoms(), tmp_path / "equilibration.traj", MDSettings(steps=20, interval=20))
     last = frames_of(tmp_path / "equilibration.traj")[-1]
     last.calc = Springs(molecule("CH3OH"))
-    run_md(
-        last.copy_with_calc() if hasattr(last, "copy_with_calc") else last,
-        tmp_path / "run.traj",
-        MDSettings(steps=0, keep_momenta=True),
-    )
+    run_md(last, tmp_path / "run.traj", MDSettings(steps=0, keep_momenta=True))
     start = frames_of(tmp_path / "run.traj")[0]
     assert (start.get_momenta() == frames_of(tmp_path / "equilibration.traj")[-1].get_momenta()).all()
     with pytest.raises(RunError, match="no momenta to keep"):
@@ -367,10 +363,10 @@ def test_frames_after_the_saved_state_are_cut_off(tmp_path: Path, suffix: str) -
 @pytest.mark.parametrize(
     ("atoms", "settings", "message"),
     [
-        (make_atoms(), MDSettings(steps=9, friction=0.02), "friction is 0.02, was 0.01"),
-        (make_atoms(), MDSettings(steps=9, timestep=1.0, seed=1), r"timestep is 1.0, was 0.5; seed is 1, was 0"),
-        (make_atoms("CH3SH"), MDSettings(steps=9), r"atomic numbers is .*; masses is"),
-        (make_atoms(k=4.0), MDSettings(steps=9), "calculator's k is 4.0, was None"),
+        (make_atoms(), MDSettings(steps=9, interval=1, friction=0.02), "friction is 0.02, was 0.01"),
+        (make_atoms(), MDSettings(steps=9, interval=1, timestep=1.0, seed=1), r"timestep is 1.0, was 0.5; seed is 1, was 0"),
+        (make_atoms("CH3SH"), MDSettings(steps=9, interval=1), r"atomic numbers is .*; masses is"),
+        (make_atoms(k=4.0), MDSettings(steps=9, interval=1), "calculator's k is 4.0, was None"),
     ],
 )
 def test_restart_of_another_run_is_refused(tmp_path: Path, atoms: Atoms, settings: MDSettings, message: str) -> None:
@@ -585,20 +581,24 @@ def test_full_disk_leaves_whole_frames_at_every_possible_place(tmp_path: Path, s
         for _ in range(44):
             frames.append(frame)
             marks.append(frames.mark)
+    whole = (tmp_path / f"all{suffix}").read_bytes()
     for n_frames in (1, 42, 43):
         start, end = marks[n_frames].n_bytes, marks[n_frames + 1].n_bytes
-        for limit in [start, start + 1, end - 1, *range(start + 7, end, 97)]:
+        for limit in [start, start + 1, end - 1, *range(start + 7, end, 197)]:
             path = tmp_path / f"cut{suffix}"
-            with FrameFile(path, overwrite=True) as frames:
-                for _ in range(n_frames):
-                    frames.append(frame)
-                with file_size_limit(limit), pytest.raises(StorageError, match=rf"{n_frames} complete frames"):
-                    frames.append(frame)
-            read_back = frames_of(path)
-            assert len(read_back) == n_frames
+            path.write_bytes(whole)
+            message = rf"{n_frames} complete frames"
+            with (
+                FrameFile(path, marks[n_frames]) as frames,
+                file_size_limit(limit),
+                pytest.raises(StorageError, match=message),
+            ):
+                frames.append(frame)
             assert path.stat().st_size == start
-            assert all((f.get_charges() == read_back[0].get_charges()).all() for f in read_back)
-            assert all((f.positions == read_back[0].positions).all() for f in read_back)
+            kept = frames_of(path)
+            assert len(kept) == n_frames
+            assert (kept[-1].positions == kept[0].positions).all()
+            assert (kept[-1].get_charges() == kept[0].get_charges()).all()
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -622,13 +622,13 @@ def test_relaxation_on_a_full_disk_stops(tmp_path: Path) -> None:
 
 
 def test_state_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
-    atoms = make_atoms()
-    with file_size_limit(500), pytest.raises(StorageError, match="cannot write frame 0"):
-        run_md(atoms, tmp_path / "run.traj")
-    with file_size_limit(2_000), pytest.raises(StorageError, match="state for a restart"):
-        run_md(atoms, tmp_path / "run.extxyz")
-    assert len(frames_of(tmp_path / "run.extxyz")) == 1
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["run.extxyz", "run.traj"]
+    first, path = tmp_path / "first.extxyz", tmp_path / "run.extxyz"
+    run_md(make_atoms(), first, MDSettings(steps=0))
+    frame_size, state_size = first.stat().st_size, runs.state_path(first).stat().st_size
+    with file_size_limit((frame_size + state_size) // 2), pytest.raises(StorageError, match="state for a restart"):
+        run_md(make_atoms(), path)
+    assert len(frames_of(path)) == 1
+    assert not [p for p in tmp_path.iterdir() if path.name in p.name and p != path]
 
 
 def test_frame_that_cannot_be_expressed_is_taken_back(tmp_path: Path) -> None:

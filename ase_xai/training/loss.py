@@ -15,9 +15,9 @@ from ase_xai.training.data import Labels
 class LossWeights:
     """Weights of the error terms: energy per (eV/atom), forces per (eV/Å), dipole per (e·Å)."""
 
-    energy: float = 5.0
+    energy: float = 8.0
     forces: float = 1.0
-    dipole: float = 1.0
+    dipole: float = 3.0
 
 
 def loss(prediction: Prediction, labels: Labels, weights: LossWeights) -> Tensor:

@@ -1,0 +1,204 @@
+"""Training learns, survives a kill, and never mixes up its data."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import molecule
+from ase.calculators.lj import LennardJones
+from systems import random_behler_parrinello, random_schnet
+
+from ase_xai.graph import AtomGraph
+from ase_xai.networks import AtomisticNetwork, predict
+from ase_xai.training import GraphLoader, LossWeights, StructureSet, Trainer, TrainingSettings
+from ase_xai.training.loss import Metrics, loss
+from ase_xai.training.trainer import evaluate
+
+
+def labeled_file(path: Path, n_molecules: int = 12, n_copies: int = 4) -> Path:
+    """Shaken small molecules with Lennard-Jones energies and forces, and dipoles of charges by element."""
+    names = ["H2O", "CH4", "CH3OH", "NH3", "CH3CH2OH", "C2H4"]
+    rng = np.random.default_rng(0)
+    rows: dict[str, list] = {key: [] for key in ("n_atoms", "Z", "R", "E_eV", "F_eV_A", "dipole_eA", "qm9_index", "kind")}
+    for index in range(n_molecules):
+        for copy in range(n_copies):
+            atoms: Atoms = molecule(names[index % len(names)])
+            atoms.positions += rng.normal(0, 0.05, atoms.positions.shape)
+            atoms.calc = LennardJones(sigma=0.9, epsilon=0.3, rc=6.0)
+            charges = np.array([{1: 0.2, 6: -0.3, 7: -0.5, 8: -0.6}[z] for z in atoms.numbers])
+            charges -= charges.mean()
+            rows["n_atoms"].append(len(atoms))
+            rows["Z"].extend(atoms.numbers)
+            rows["R"].extend(atoms.positions)
+            rows["E_eV"].append(atoms.get_potential_energy() - 10.0 * atoms.numbers.sum())
+            rows["F_eV_A"].extend(atoms.get_forces())
+            rows["dipole_eA"].append(charges @ atoms.positions)
+            rows["qm9_index"].append(index)
+            rows["kind"].append(copy % 2)
+    np.savez(path, **{key: np.array(value) for key, value in rows.items()})
+    return path
+
+
+@pytest.fixture(scope="module")
+def structures(tmp_path_factory: pytest.TempPathFactory) -> StructureSet:
+    return StructureSet.from_npz([labeled_file(tmp_path_factory.mktemp("data") / "set.npz")])
+
+
+def test_split_never_separates_a_molecule(structures: StructureSet) -> None:
+    train, validation, test = structures.split((0.25, 0.25), seed=3)
+    assert sorted(np.concatenate([train, validation, test])) == list(range(len(structures)))
+    groups = [set(structures.group[part]) for part in (train, validation, test)]
+    assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
+    assert all(np.array_equal(a, b) for a, b in zip(structures.split((0.25, 0.25), seed=3), (train, validation, test), strict=True))
+
+
+def test_references_recover_energies_per_element(structures: StructureSet) -> None:
+    references = structures.fit_references(np.arange(len(structures)))
+    left = structures.energy - structures.composition(np.arange(len(structures))) @ np.array(list(references.values()))
+    assert set(references) == {1, 6, 7, 8} and references[8] == pytest.approx(-80, abs=5)
+    assert left.std() < 0.2 * structures.energy.std()
+
+
+@pytest.mark.parametrize("network", [random_schnet(), random_behler_parrinello()], ids=["schnet", "bp"])
+def test_batches_equal_graphs_made_one_by_one(structures: StructureSet, network: AtomisticNetwork) -> None:
+    network = network.double()
+    loader = GraphLoader(structures, network.cutoff)
+    indices = np.array([17, 3, 40, 3])
+    graph, labels = loader.batch(indices)
+    singles = []
+    for s in indices:
+        rows = slice(structures.offsets[s], structures.offsets[s + 1])
+        atoms = Atoms(structures.numbers[rows], structures.positions[rows])
+        singles.append(AtomGraph.from_atoms(atoms, network.cutoff))
+        assert float(labels.energy[len(singles) - 1]) == structures.energy[s]
+    a, b = predict(network, graph), predict(network, AtomGraph.batch(singles))
+    assert torch.allclose(a.energies, b.energies, atol=1e-4) and torch.allclose(a.forces.double(), b.forces, atol=1e-4)
+    assert labels.forces.shape == a.forces.shape and labels.n_atoms.tolist() == [len(s.numbers) for s in singles]
+
+
+def test_loss_by_hand(structures: StructureSet) -> None:
+    network = random_schnet()
+    graph, labels = GraphLoader(structures, network.cutoff).batch(np.array([0, 5]))
+    p = predict(network, graph)
+    expected = (
+        2.0 * np.mean(np.abs((p.energy - labels.energy).numpy()) / labels.n_atoms.numpy())
+        + 3.0 * np.mean(np.linalg.norm((p.forces - labels.forces).numpy(), axis=1))
+        + 5.0 * np.mean(np.linalg.norm((p.dipole - labels.dipole).numpy(), axis=1))
+    )
+    assert float(loss(p, labels, LossWeights(2.0, 3.0, 5.0))) == pytest.approx(expected, rel=1e-6)
+    metrics = Metrics()
+    metrics.add(p, labels)
+    assert metrics.means()["forces_mae_eV_per_A"] == pytest.approx(float((p.forces - labels.forces).abs().mean()), rel=1e-6)
+
+
+def settings(steps: int) -> TrainingSettings:
+    return TrainingSettings(steps=steps, batch_size=8, learning_rate=3e-3, warmup=5, checkpoint_every=7, seed=1)
+
+
+def fresh(structures: StructureSet, seed: int = 5) -> AtomisticNetwork:
+    network = random_schnet(seed)
+    network.energy.scale, network.energy.shift = 1.0, 0.0
+    network.energy.references = structures.fit_references(np.arange(len(structures)))
+    return network
+
+
+def test_training_learns_and_logs(structures: StructureSet, tmp_path: Path) -> None:
+    network = fresh(structures)
+    loader = GraphLoader(structures, network.cutoff)
+    train, validation, _ = structures.split((0.25, 0.0), seed=0)
+    before = evaluate(network, loader, validation)
+    after = Trainer(network, loader, train, validation, settings(300), tmp_path).run(progress=False)
+    assert after["forces_mae_eV_per_A"] < 0.5 * before["forces_mae_eV_per_A"]
+    assert after["dipole_mae_eA"] < 0.5 * before["dipole_mae_eA"]
+    assert evaluate(network, loader, validation) == after
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert int(rows[-1]["step"]) == 300 and float(rows[-1]["learning_rate"]) == 0.0
+    assert float(rows[-1]["forces_mae_eV_per_A"]) < float(rows[0]["forces_mae_eV_per_A"])
+
+
+class Killed(Exception):
+    pass
+
+
+def test_an_interrupted_run_ends_bit_equal(structures: StructureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, validation, _ = structures.split((0.25, 0.0), seed=0)
+
+    def run(folder: Path, kill_at: int | None = None) -> AtomisticNetwork:
+        network = fresh(structures)
+        trainer = Trainer(network, GraphLoader(structures, network.cutoff), train, validation, settings(30), folder)
+        step = Trainer._train_step
+
+        def deadly(self: Trainer, batch: np.ndarray) -> None:
+            if self.step == kill_at:
+                raise Killed
+            step(self, batch)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Trainer, "_train_step", deadly)
+            trainer.run(progress=False)
+        return network
+
+    whole = run(tmp_path / "whole")
+    for kill_at in (3, 17, 25):  # before the first checkpoint, in the middle, in the cool-down
+        with pytest.raises(Killed):
+            run(tmp_path / f"cut{kill_at}", kill_at)
+        resumed = run(tmp_path / f"cut{kill_at}")
+        for name, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[name]), (kill_at, name)
+
+
+def test_learning_rate_rises_stays_and_falls() -> None:
+    s = TrainingSettings(steps=1000, learning_rate=1.0, warmup=100, cooldown=0.4)
+    assert s.rate(0) == pytest.approx(0.01) and s.rate(99) == s.rate(599) == 1.0
+    assert s.rate(800) == pytest.approx(0.5) and s.rate(1000) == 0.0
+
+
+def test_divergence_is_reported(structures: StructureSet, tmp_path: Path) -> None:
+    network = fresh(structures)
+    with torch.no_grad():
+        network.embedding.weight.fill_(float("inf"))
+    train, validation, _ = structures.split((0.25, 0.0), seed=0)
+    trainer = Trainer(network, GraphLoader(structures, network.cutoff), train, validation, settings(5), tmp_path)
+    with pytest.raises(FloatingPointError, match="step 0; the last checkpoint"):
+        trainer.run(progress=False)
+
+
+def test_bad_data_is_named(tmp_path: Path) -> None:
+    good = dict(np.load(labeled_file(tmp_path / "good.npz"), allow_pickle=False))
+
+    def refused(message: str, **changes: np.ndarray | None) -> None:
+        changed = {k: v for k, v in {**good, **changes}.items() if v is not None}
+        np.savez(tmp_path / "bad.npz", **changed)
+        with pytest.raises(ValueError, match=message):
+            StructureSet.from_npz([tmp_path / "bad.npz"])
+
+    nan = good["F_eV_A"].copy()
+    nan[31, 2] = np.nan
+    refused(r"bad.npz: F_eV_A is not finite in row 31", F_eV_A=nan)
+    refused(r"lacks the keys \['dipole_eA'\]", dipole_eA=None)
+    refused("Z has .* rows, expected", Z=good["Z"][:-1])
+    np.savez(tmp_path / "bad.npz", **{**good, "Z": np.array([object()])})
+    with pytest.raises(ValueError, match="allow_pickle"):
+        StructureSet.from_npz([tmp_path / "bad.npz"])
+
+
+def test_the_training_example_runs_and_resumes(tmp_path: Path) -> None:
+    for name in ("gfn2_organic_hcno.npz", "gfn2_organic_fscl.npz"):
+        labeled_file(tmp_path / name, n_molecules=60, n_copies=3)
+    script = Path(__file__).parents[1] / "examples" / "train_organic.py"
+    for steps in ("6", "9"):
+        command = [sys.executable, str(script), "schnet", str(tmp_path), str(tmp_path / "run"), "--steps", steps]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    from ase_xai.weights import load_weights
+
+    _, card, _ = load_weights(tmp_path / "run" / "weights.safetensors")
+    assert card.training["steps"] == 9 and set(card.errors["test"]) == {"all", "cold", "thermal"}

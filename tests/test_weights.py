@@ -1,0 +1,190 @@
+"""Weight files: what goes in comes out, and nothing else gets in."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import resource
+import struct
+import zipfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.build import molecule
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from systems import RANDOM_NETWORKS, random_schnet
+
+from ase_xai.graph import AtomGraph
+from ase_xai.networks import predict
+from ase_xai.weights import ModelCard, WeightsError, load_weights, resolve, save_weights, shipped
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("good") / "random é.safetensors"
+    network = random_schnet()
+    save_weights(path, network, ModelCard.describe(network, reference_kind="invented", notes="for tests"))
+    return path
+
+
+def sealed(tensors: dict[str, torch.Tensor], card: dict) -> bytes:
+    """A well-sealed file of any content, as a careful forger would make it."""
+    content = tensors_to_bytes(tensors, metadata={"card": json.dumps(card), "sha256": "0" * 64})
+    return content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode(), 1)
+
+
+def parts(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
+    _, card, _ = load_weights(path)
+    return tensors_from_bytes(path.read_bytes()), asdict(card)
+
+
+@pytest.mark.parametrize("name", RANDOM_NETWORKS)
+def test_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
+    network = RANDOM_NETWORKS[name]()
+    card = ModelCard.describe(network, reference_kind="invented", total_charges=(-1.0, 0.0), errors={"test": {"x": 0.1}})
+    seal = save_weights(tmp_path / "w", network, card)
+    loaded, card_again, seal_again = load_weights(tmp_path / "w")
+    assert seal == seal_again and card_again == card and not loaded.training
+    assert type(loaded) is type(network) and loaded.settings() == network.settings()
+    assert loaded.energy.references == network.energy.references
+    graph = AtomGraph.from_atoms(molecule("CH3CH2OH"), network.cutoff)
+    a, b = predict(network, graph), predict(loaded, graph)
+    assert torch.equal(a.energies, b.energies) and torch.equal(a.forces, b.forces) and torch.equal(a.charges, b.charges)
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_saving_leaves_the_callers_random_state(good: Path) -> None:
+    before = torch.random.get_rng_state()
+    load_weights(good)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_every_truncation_is_refused(good: Path, tmp_path: Path) -> None:
+    content = good.read_bytes()
+    rng = np.random.default_rng(0)
+    for size in [0, 1, 7, 8, 9, len(content) - 1, *rng.integers(0, len(content), 100)]:
+        (tmp_path / "cut").write_bytes(content[:size])
+        with pytest.raises(WeightsError, match="cut cannot be used"):
+            load_weights(tmp_path / "cut")
+
+
+def test_every_flipped_byte_is_noticed(good: Path, tmp_path: Path) -> None:
+    content = bytearray(good.read_bytes())
+    rng = np.random.default_rng(1)
+    (header,) = struct.unpack("<Q", content[:8])
+    places = [*range(8), *rng.integers(8, 8 + header, 500), *rng.integers(0, len(content), 500)]
+    for place in places:
+        flipped = bytearray(content)
+        flipped[place] ^= int(rng.integers(1, 256))
+        (tmp_path / "flipped").write_bytes(flipped)
+        with pytest.raises(WeightsError):
+            load_weights(tmp_path / "flipped")
+
+
+class Bomb:
+    """Touches a file when unpickled."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple:
+        return Path.touch, (self.target,)
+
+
+def test_foreign_files_are_refused_and_never_run(good: Path, tmp_path: Path) -> None:
+    fuse = tmp_path / "exploded"
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as z:
+        z.writestr("../../outside", "x")
+        z.writestr("archive/data.pkl", pickle.dumps(Bomb(fuse)))
+    torch_file = io.BytesIO()
+    torch.save({"_metadata": Bomb(fuse)}, torch_file)
+    foreign = {
+        "pickle": pickle.dumps(Bomb(fuse)),
+        "zip": archive.getvalue(),
+        "torch": torch_file.getvalue(),
+        "png": b"\x89PNG\r\n\x1a\n" + bytes(100),
+        "text": b"weights, honestly",
+        "json": json.dumps({"card": "x"}).encode(),
+        "huge header": struct.pack("<Q", 2**62) + b"{}",
+        "nested json": struct.pack("<Q", 100_000) + b"[" * 100_000,
+        "other safetensors": tensors_to_bytes({"a": torch.zeros(2)}),
+        "claims terabytes": _claim(b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'),
+    }
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for name, content in foreign.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(WeightsError, match=f"{name} cannot be used"):
+            load_weights(tmp_path / name)
+    assert not fuse.exists() and not (tmp_path.parent / "outside").exists()
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
+    for missing in (tmp_path / "nothing", tmp_path):
+        with pytest.raises(WeightsError, match="cannot read"):
+            load_weights(missing)
+
+
+def _claim(header: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header
+
+
+def test_well_sealed_files_that_do_not_fit_are_refused(good: Path, tmp_path: Path) -> None:
+    tensors, card = parts(good)
+    first = next(name for name in tensors if name.endswith("weight"))
+    forged = {
+        "format version 2": (tensors, {**card, "format_version": 2}),
+        "format version None": (tensors, {k: v for k, v in card.items() if k != "format_version"}),
+        "unknown entries": (tensors, {**card, "surprise": 1}),
+        "unknown architecture 'painn'": (tensors, {**card, "architecture": "painn"}),
+        "missing": ({k: v for k, v in tensors.items() if k != first}, card),
+        "extra": ({**tensors, "more": torch.zeros(1)}, card),
+        "has shape": ({**tensors, first: torch.zeros(3, 3)}, card),
+        "not a finite": ({**tensors, first: tensors[first] * float("nan")}, card),
+        "int64": ({**tensors, first: tensors[first].to(torch.int64)}, card),
+        "unexpected keyword": (tensors, {**card, "settings": {**card["settings"], "depth": 3}}),
+        "distinct atomic numbers": (tensors, {**card, "settings": {**card["settings"], "elements": [1, 1, 500]}}),
+        "cutoff must be positive": (tensors, {**card, "settings": {**card["settings"], "cutoff": -1}}),
+        "KeyError": (tensors, {**card, "references": {"Xx": 1.0}}),
+    }
+    for reason, (some, about) in forged.items():
+        (tmp_path / "forged").write_bytes(sealed(some, about))
+        with pytest.raises(WeightsError, match=reason):
+            load_weights(tmp_path / "forged")
+    (tmp_path / "fine").write_bytes(sealed(tensors, card))
+    load_weights(tmp_path / "fine")
+
+
+def test_a_failed_save_keeps_the_old_file(good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_schnet(9)
+    path = tmp_path / "w"
+    path.write_bytes(good.read_bytes())
+
+    def full(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("ase_xai.weights.format.os.fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        save_weights(path, network, ModelCard.describe(network, reference_kind="x"))
+    assert path.read_bytes() == good.read_bytes() and [p.name for p in tmp_path.iterdir()] == ["w"]
+
+
+def test_names_are_resolved_before_paths_and_the_nearest_is_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "organic").write_text("a file of that name in the working folder")
+    assert resolve("organic")[1].architecture == "schnet"
+    for wrong, nearest in (("organik", "organic"), ("organic_bp", "organic-bp")):
+        with pytest.raises(WeightsError, match=f"Did you mean '{nearest}'"):
+            resolve(wrong)
+
+
+def test_shipped_weights_are_small_and_described() -> None:
+    for record in shipped():
+        card = record.card
+        assert record.n_bytes < 5_000_000 and card.license == "CC0-1.0" and card.training["files"]
+        assert set(card.errors["test"]) >= {"all", "cold", "thermal", "torsion", "dimer", "relaxation"}
+        assert replace(card) == card and card.level_of_theory.startswith("GFN2-xTB")
