@@ -34,6 +34,7 @@ class NetworkCalculator(AtomisticCalculator):
         threads: CPU threads of the evaluation. None uses 1 below 200 atoms, where more only wait for one another, and
             PyTorch's setting above. That setting is restored after each evaluation.
         skin: Å; the neighbor list holds pairs up to cutoff + skin and is rebuilt only when atoms have moved too far for it.
+        neighbors: back end that finds pairs, see `ase_xai.neighbors.find_pairs`.
         total_charge, dipole_origin: see `AtomisticCalculator`.
 
     Raises:
@@ -50,6 +51,7 @@ class NetworkCalculator(AtomisticCalculator):
         dtype: str = "float32",
         skin: float = 1.0,
         threads: int | None = None,
+        neighbors: str = "auto",
         total_charge: float | None = None,
         dipole_origin: str | Sequence[float] | None = None,
     ) -> None:
@@ -70,8 +72,8 @@ class NetworkCalculator(AtomisticCalculator):
         self.network = network.to(device=self.device, dtype=DTYPES[dtype])
         self.card, self.sha256 = card, sha256
         self.threads = threads
-        self.neighbor_list = SkinList(network.cutoff, skin)
-        self.parameters.update(weights=str(weights), sha256=sha256, device=str(self.device), dtype=dtype, skin=float(skin))
+        self.neighbor_list = SkinList(network.cutoff, skin, neighbors)
+        self.parameters.update(weights=str(weights), sha256=sha256, device=str(self.device), dtype=dtype, skin=float(skin), neighbors=neighbors)
         if total_charge is not None:
             self.parameters.update(total_charge=float(total_charge))
         if self.dipole_origin is not None:
@@ -87,9 +89,8 @@ class NetworkCalculator(AtomisticCalculator):
         return graph
 
     def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
-        graph = self.graph(atoms)
         with _cpu_threads(self.threads or (1 if len(atoms) < SMALL else None)):
-            results = _as_results(predict(self.network, graph))
+            results = _as_results(predict(self.network, self.graph(atoms)))
         if "dipole" in results:
             results["dipole"] -= charge * dipole_origin_point(self.dipole_origin, atoms)
         return results

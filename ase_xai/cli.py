@@ -236,7 +236,7 @@ def print_result(atoms: Atoms, summary: RunSummary, verdict: str) -> None:
         typer.echo(f"... {len(atoms) - MAX_ROWS} more atoms")
     typer.echo(f"{verdict} in {summary.step} steps, {summary.seconds:.1f} s")
     typer.echo(f"energy {summary.energy:.6f} eV, largest force {summary.max_force:.4f} eV/Å")
-    typer.echo(f"wrote {summary.output}, {summary.frames} frames")
+    typer.echo(f"wrote {summary.output}, {summary.frames} frame{'s' * (summary.frames != 1)}")
 
 
 def print_columns(rows: list[tuple[str, ...]]) -> None:

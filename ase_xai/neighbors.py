@@ -69,7 +69,8 @@ def find_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff:
             "auto" takes "dense" for open systems of up to `DENSE_MAX_ATOMS` atoms and "vesin" otherwise.
 
     Returns:
-        Pairs in an order that depends on the back end.
+        Pairs with i <= j, sorted by i, j and S: the same atoms give the same arrays, and so the same sums to the last bit,
+        whichever back end found them and whenever.
 
     Raises:
         ValueError: unknown back end; one that cannot treat periodic systems asked to; cutoff not positive; wrong shape;
@@ -84,7 +85,7 @@ def find_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff:
     find = _choose(backend, pbc, len(positions))
     if len(positions) == 0 or (len(positions) == 1 and not pbc.any()):
         return _open_pairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    return find(positions, cell, pbc, float(cutoff))
+    return _sorted(find(positions, cell, pbc, float(cutoff)), len(positions))
 
 
 def _complete_cell(cell: np.ndarray, pbc: np.ndarray) -> np.ndarray:
@@ -141,13 +142,28 @@ def _choose(backend: str, pbc: np.ndarray, n_atoms: int) -> Callable[..., Pairs]
     return BACKENDS[backend]
 
 
+def _sorted(pairs: Pairs, n_atoms: int) -> Pairs:
+    """The same pairs, turned so that i < j (for i = j: the first non-zero shift positive), in order of i, j, S."""
+    first, second, shifts = pairs.first, pairs.second, pairs.shifts
+    largest = int(np.abs(shifts).max(initial=0))
+    width = 2 * largest + 1
+    if n_atoms**2 * width**3 >= 2**63:
+        raise ValueError(f"{n_atoms} atoms with shifts up to {largest} cells are too many to order. Use a smaller cutoff.")
+    shift_key = (shifts[:, 0] * width + shifts[:, 1]) * width + shifts[:, 2]
+    turn = (first > second) | ((first == second) & (shift_key < 0))
+    sign = np.where(turn, -1, 1)
+    low, high = np.minimum(first, second), np.maximum(first, second)
+    order = np.argsort((low * n_atoms + high) * width**3 + sign * shift_key)
+    return Pairs(low[order], high[order], (sign[:, None] * shifts)[order])
+
+
 def _open_pairs(first: np.ndarray, second: np.ndarray) -> Pairs:
     return Pairs(first, second, np.zeros((len(first), 3), np.int64))
 
 
 def _dense(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
     """All distances at once, by differences: the matrix-product form of cdist would lose half the digits."""
-    points = torch.from_numpy(positions)
+    points = torch.tensor(positions)
     distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     first, second = (distances < cutoff).triu_(1).nonzero(as_tuple=True)
     return _open_pairs(first.numpy(), second.numpy())
@@ -165,7 +181,7 @@ def _vesin(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
 def _cluster(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
     """pyg-lib or torch-cluster; by default both drop neighbors beyond 32 at random, hence the capacity and the check."""
     n_atoms = len(positions)
-    edges = _radius_graph()(torch.from_numpy(positions), r=_widened(cutoff), loop=False, max_num_neighbors=n_atoms).numpy()
+    edges = _radius_graph()(torch.tensor(positions), r=_widened(cutoff), loop=False, max_num_neighbors=n_atoms).numpy()
     once = edges[0] < edges[1]
     if np.bincount(edges[0], minlength=n_atoms).max() >= n_atoms or 2 * np.count_nonzero(once) != edges.shape[1]:
         raise RuntimeError(
@@ -184,7 +200,7 @@ def _nvalchemi(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff:
             'Install torch first, then `pip install "ase_xai[gpu]"`, or use backend="vesin".'
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    points, box, periodic = (torch.from_numpy(array).to(device) for array in (positions, _complete_cell(cell, pbc), pbc))
+    points, box, periodic = (torch.tensor(array, device=device) for array in (positions, _complete_cell(cell, pbc), pbc))
     options: dict[str, Any] = {"cell": box, "pbc": periodic, "half_fill": True, "return_neighbor_list": True}
     try:
         result = module.neighbor_list(points, _widened(cutoff), **options)

@@ -22,6 +22,7 @@ from ase_xai.weights.format import ModelCard, save_weights
 
 FILES = ("gfn2_organic_hcno.npz", "gfn2_organic_fscl.npz")
 KINDS = ("cold", "thermal", "torsion", "dimer", "relaxation")
+FRACTIONS = (0.02, 0.05)  # of the molecules, for validation and test
 SPLIT_SEED = 20261125
 
 
@@ -46,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     structures = StructureSet.from_npz([arguments.data / name for name in FILES])
-    train, validation, test = structures.split((0.02, 0.05), SPLIT_SEED)
+    train, validation, test = structures.split(FRACTIONS, SPLIT_SEED)
     print(f"{len(train)} training, {len(validation)} validation, {len(test)} test structures")
     network = build(arguments.architecture, structures.elements, arguments.seed)
     loader = GraphLoader(structures, network.cutoff)
