@@ -73,7 +73,9 @@ class NetworkCalculator(AtomisticCalculator):
         self.card, self.sha256 = card, sha256
         self.threads = threads
         self.neighbor_list = SkinList(network.cutoff, skin, neighbors)
-        self.parameters.update(weights=str(weights), sha256=sha256, device=str(self.device), dtype=dtype, skin=float(skin), neighbors=neighbors)
+        self.parameters.update(
+            weights=str(weights), sha256=sha256, device=str(self.device), dtype=dtype, skin=float(skin), neighbors=neighbors
+        )
         if total_charge is not None:
             self.parameters.update(total_charge=float(total_charge))
         if self.dipole_origin is not None:
@@ -141,9 +143,7 @@ class Ensemble(AtomisticCalculator):
             raise ValueError(f"an ensemble needs at least 2 members, got {len(calculators)}. Use the one calculator itself.")
         levels = {calculator.card.level_of_theory for calculator in calculators}
         if len(levels) > 1:
-            raise ValueError(
-                f"members were trained on different levels, {sorted(levels)}. Combine like with like."
-            )
+            raise ValueError(f"members were trained on different levels, {sorted(levels)}. Combine like with like.")
         origins = {repr(calculator.dipole_origin) for calculator in calculators}
         charges = {calculator.total_charge for calculator in calculators}
         if len(origins) > 1 or len(charges) > 1:

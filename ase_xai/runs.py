@@ -7,6 +7,7 @@ energies and charges included, and stand in the output whole or not at all.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -43,7 +44,7 @@ from tqdm import tqdm
 
 from ase_xai.weights.format import write_atomically
 
-# --- Files that survive -------------------------------------------------------------------------------------------------
+# --- Files that survive ----------------------------------------------------------------------------------------------------
 
 SUFFIXES = (".traj", ".extxyz")
 STATE_FORMAT = 1
@@ -92,14 +93,22 @@ class FrameFile:
             self._raw = io.FileIO(path, "r+" if path.exists() else "x+")
         except OSError as error:
             raise StorageError(f"cannot write {path}: {error.strerror}. Choose an output in a writable folder.") from error
-        _lock(self._raw, path)
-        if mark is None:
-            state_path(path).unlink(missing_ok=True)
-        elif not _has(self._raw, mark):
-            raise RunError(f"{path} is not the file that {state_path(path)} belongs to, or was changed. Start a new run.")
+        try:
+            self._prepare(resume=mark is not None)
+        except BaseException:
+            self._raw.close()
+            raise
+
+    def _prepare(self, *, resume: bool) -> None:
+        _lock(self._raw, self.path)
+        state = state_path(self.path)
+        if not resume:
+            state.unlink(missing_ok=True)
+        elif not _has(self._raw, self.mark):
+            raise RunError(f"{self.path} is not the file that {state} belongs to, or was changed. Start a new run.")
         _cut(self._raw, self.mark)
         self._file = _CheckedFile(self._raw)  # type: ignore[type-var]
-        self._trajectory = TrajectoryWriter(self._file, "a" if mark else "w") if path.suffix == ".traj" else None
+        self._trajectory = TrajectoryWriter(self._file, "a" if resume else "w") if self.path.suffix == ".traj" else None
         self._file.seek(0, os.SEEK_END)
 
     def __enter__(self) -> FrameFile:
@@ -181,7 +190,7 @@ def save_state(output: Path, state: dict[str, Any], mark: Mark) -> None:
     """Write `state` beside `output`, whose frames up to `mark` are on the disk, atomically."""
     about = {"format": STATE_FORMAT, "mark": {**asdict(mark), "header": mark.header.hex()}, "state": state}
     try:
-        write_atomically(state_path(output), json.dumps(about, allow_nan=False).encode())
+        write_atomically(state_path(output), json.dumps({"sha256": _seal(about), **about}).encode())
     except OSError as error:
         raise _storage_error(output, "the state for a restart", mark, error) from error
 
@@ -202,10 +211,16 @@ def load_state(output: Path) -> tuple[dict[str, Any], Mark]:
         about = json.loads(path.read_bytes())
         if about["format"] != STATE_FORMAT:
             raise ValueError(f"its format is {about['format']}, this version reads {STATE_FORMAT}")
+        if about.pop("sha256") != _seal(about):
+            raise ValueError("its content does not match its SHA-256, so it was damaged or altered")
         mark = about["mark"]
         return dict(about["state"]), Mark(int(mark["frames"]), int(mark["n_bytes"]), bytes.fromhex(mark["header"]))
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunError(f"cannot restart from {path}: {type(error).__name__}: {error}. Start a new run.") from error
+
+
+def _seal(about: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(about, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 class Signals:
@@ -278,11 +293,9 @@ def _storage_error(path: Path, what: str, mark: Mark, error: OSError) -> Storage
     )
 
 
-# --- Runs ---------------------------------------------------------------------------------------------------------------
+# --- Dynamics: settings, state, explosions ---------------------------------------------------------------------------------
 
-OPTIMIZERS = {"BFGS": BFGS, "FIRE": FIRE, "LBFGS": LBFGS}
 THERMOSTATS = ("langevin", "bussi", "none")
-STATE_SECONDS = 1.0  # about this much work is repeated after kill -9
 MIN_DISTANCE, MIN_DISTANCE_H = 0.5, 0.3  # Å, the latter if hydrogen is involved; even hot bonds are longer
 SEARCH_DISTANCE = 1.5  # Å; closer pairs decide when distances are looked at again
 
@@ -349,119 +362,6 @@ class MDSettings:
         return bussi
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """What a run came to: frames in `output`, last `step`, its `energy` (eV) and `max_force` (eV/Å), `seconds` of this call.
-
-    `finished`: the relaxation converged, or the dynamics made all its steps.
-    """
-
-    output: Path
-    frames: int
-    step: int
-    finished: bool
-    energy: float
-    max_force: float
-    seconds: float
-
-
-def relax(
-    atoms: Atoms,
-    output: str | Path,
-    *,
-    fmax: float = 0.02,
-    steps: int = 500,
-    optimizer: str = "BFGS",
-    cell: bool = False,
-    overwrite: bool = False,
-    progress: bool | None = None,
-) -> RunSummary:
-    """Relax `atoms` in place and write each step to `output`.
-
-    Args:
-        atoms: with a calculator.
-        output: .traj or .extxyz file.
-        fmax: eV/Å; the run ends when no force is larger.
-        steps: at most this many.
-        optimizer: "BFGS", "FIRE" or "LBFGS".
-        cell: relax the cell as well (`FrechetCellFilter`).
-        overwrite: replace an existing output.
-        progress: show a bar on stderr; None shows it on a terminal only.
-
-    Raises:
-        RunError, StorageError, RunInterrupted, RunExploded: see there.
-    """
-    path, started = checked_output(output), time.perf_counter()
-    if optimizer not in OPTIMIZERS or not fmax > 0 or steps < 0:
-        raise RunError(f"got {optimizer=}, {fmax=} eV/Å, {steps=}. Optimizers: {', '.join(OPTIMIZERS)}; fmax is positive.")
-    refuse_existing(path, overwrite)
-    target = FrechetCellFilter(atoms) if cell else atoms
-    target.get_forces()  # errors of the first evaluation come before anything is written; the optimizer finds it cached
-    dynamics, step, converged = OPTIMIZERS[optimizer](target, logfile=None), 0, False
-    with FrameFile(path, overwrite=overwrite) as frames, _bar(steps, 0, progress) as bar, Signals() as signals:
-        try:
-            for step, converged in enumerate(dynamics.irun(fmax=fmax, steps=steps)):  # noqa: B007
-                with signals.held():
-                    _refuse_not_finite(atoms, step)
-                    frames.append(_frame(atoms, step=step))
-                    bar.set_postfix_str(f"{_energy(atoms):.4f} eV, fmax {_max_force(atoms):.4f} eV/Å", refresh=False)
-                    bar.update(step > 0)
-        except CalculatorError as error:
-            raise RunExploded(step + 1, None, f"the calculator refuses the geometry: {error}") from error
-        except RunInterrupted:
-            raise RunInterrupted(
-                f"interrupted after step {step}; {path} holds {frames.mark.frames} complete frames. To continue, relax "
-                f"{path} with another output: it starts from the last frame."
-            ) from None
-    return _summary(atoms, frames, step, bool(converged), started)
-
-
-def run_md(
-    atoms: Atoms,
-    output: str | Path,
-    settings: MDSettings | None = None,
-    *,
-    restart: bool = False,
-    overwrite: bool = False,
-    progress: bool | None = None,
-) -> RunSummary:
-    """Molecular dynamics of `atoms`, in place, with frames in `output` and the state for a restart beside it.
-
-    The state, `<output>.restart.json`, is saved about once a second and at the end. A run killed at any moment and restarted
-    gives bit for bit the trajectory of one that was left alone, if equal positions always give equal forces.
-
-    Args:
-        atoms: with a calculator. On restart positions and momenta come from the state.
-        output: .traj or .extxyz file.
-        settings: see `MDSettings`.
-        restart: go on from the state; frames written after it are cut off and computed again.
-        overwrite: replace an existing output and its state.
-        progress: show a bar on stderr; None shows it on a terminal only.
-
-    Raises:
-        RunError: existing output, or restart with other settings, atoms or calculator.
-        RunExploded: a position or force is not finite, two atoms are closer than 0.5 Å (0.3 Å if one is hydrogen), or the
-            temperature exceeds 10 times the thermostat's, at least 1000 K (NVE: 10 times the first, plus 1000 K).
-        StorageError, RunInterrupted: see there.
-    """
-    path, started, settings = checked_output(output), time.perf_counter(), settings or MDSettings()
-    identity, rng = _identity(atoms, settings), np.random.default_rng(settings.seed)
-    if restart:
-        state, mark = MDState.load(path, identity)
-        state.apply(atoms, rng)
-    else:
-        refuse_existing(path, overwrite)
-        state, mark = _first_state(atoms, settings, identity, rng), None
-    dynamics = settings.dynamics(atoms, rng, state.degrees_of_freedom)
-    watch = _Watch(atoms, state)
-    watch.check(state.step)  # errors of the first evaluation come before anything is written
-    with FrameFile(path, mark, overwrite=overwrite) as frames, _bar(settings.steps, state.step, progress) as bar:
-        run = _MDRun(settings, dynamics, rng, watch, frames, state)
-        with Signals() as signals:
-            run.go(signals, bar)
-    return _summary(atoms, frames, run.state.step, run.state.step >= settings.steps, started)
-
-
 @dataclass(frozen=True, eq=False)
 class MDState:
     """Everything that dynamics needs to go on.
@@ -513,14 +413,228 @@ class MDState:
         rng.bit_generator.state = self.rng
 
 
+def first_state(atoms: Atoms, settings: MDSettings, identity: dict[str, Any], rng: np.random.Generator) -> MDState:
+    """Momenta drawn or kept, drift and rotation taken out where they would last for ever."""
+    if not settings.keep_momenta:
+        thermalize_momenta(atoms, settings.temperature, rng=rng)
+    elif not atoms.has("momenta"):
+        raise RunError("there are no momenta to keep. Start from a frame of dynamics, or have them drawn (no keep_momenta).")
+    degrees_of_freedom = atoms.get_number_of_degrees_of_freedom()
+    if settings.conserves_momentum and not atoms.constraints:
+        Stationary(atoms, preserve_temperature=False)
+        degrees_of_freedom -= 3
+        if not atoms.pbc.any() and len(atoms) > 1:
+            with np.errstate(invalid="ignore", divide="ignore"):  # no moment of inertia about the axis of a linear molecule
+                ZeroRotation(atoms, preserve_temperature=False)
+            degrees_of_freedom -= int((atoms.get_moments_of_inertia() > 1e-3).sum())
+    degrees_of_freedom = max(1, degrees_of_freedom)
+    first = 2 * atoms.get_kinetic_energy() / (units.kB * degrees_of_freedom)
+    limit = 10 * first + 1000 if settings.thermostat == "none" else max(10 * settings.temperature, 1000)
+    return MDState(identity, degrees_of_freedom, float(limit), 0, **motion_of(atoms, rng))
+
+
+def motion_of(atoms: Atoms, rng: np.random.Generator) -> dict[str, Any]:
+    return {"positions": atoms.get_positions(), "momenta": atoms.get_momenta(), "rng": dict(rng.bit_generator.state)}
+
+
+def identity_of(atoms: Atoms, settings: MDSettings) -> dict[str, Any]:
+    """What must be the same on a restart, by name, as JSON gives it back."""
+    identity = asdict(settings)
+    del identity["steps"]
+    identity |= {"atomic numbers": atoms.numbers.tolist(), "pbc": atoms.pbc.tolist(), "cell": atoms.cell.tolist()}
+    identity |= {"masses": atoms.get_masses().tolist(), "total charge": float(atoms.info.get("charge") or 0)}
+    identity |= {"constraints": [constraint.todict() for constraint in atoms.constraints], "calculator": atoms.calc.name}
+    identity |= {f"calculator's {name}": value for name, value in atoms.calc.todict().items()}
+    return dict(json.loads(encode(identity)))
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:36]} ..."
+
+
+class ExplosionWatch:
+    """Looks for an explosion after each step.
+
+    Pairs are searched anew only when two atoms can have come too close since the last search: when twice the largest
+    displacement reaches the smallest margin found then.
+    """
+
+    def __init__(self, atoms: Atoms, state: MDState) -> None:
+        self.atoms, self.limit, self.degrees_of_freedom = atoms, state.temperature_limit, state.degrees_of_freedom
+        self._reference, self._margin = atoms.positions.copy(), 0.0
+
+    def temperature(self) -> float:
+        """K, of the degrees of freedom that are not conserved."""
+        return float(2 * self.atoms.get_kinetic_energy() / (units.kB * self.degrees_of_freedom))
+
+    def check(self, step: int) -> None:
+        """Raise RunExploded if the atoms, or the forces on them, show an explosion."""
+        self.check_geometry(step)
+        refuse_not_finite(self.atoms, step)
+        temperature = self.temperature()
+        if not temperature <= self.limit:
+            atom = int(np.argmax((self.atoms.get_velocities() ** 2).sum(axis=1) * self.atoms.get_masses()))
+            reason = f"the temperature is {temperature:.0f} K, above {self.limit:.0f} K; atom {atom} is the hottest"
+            raise RunExploded(step, atom, reason)
+
+    def check_geometry(self, step: int) -> None:
+        _refuse_bad_rows(self.atoms.positions, "position", "Å", step)
+        moved = np.linalg.norm(self.atoms.positions - self._reference, axis=1).max(initial=0.0)
+        if 2 * moved >= self._margin:
+            self._search(step)
+
+    def _search(self, step: int) -> None:
+        i, j, distances = neighbor_list("ijd", self.atoms, SEARCH_DISTANCE)
+        hydrogen = (self.atoms.numbers[i] == 1) | (self.atoms.numbers[j] == 1)
+        margins = distances - np.where(hydrogen, MIN_DISTANCE_H, MIN_DISTANCE)
+        self._margin = float(margins.min(initial=SEARCH_DISTANCE - MIN_DISTANCE))
+        self._reference = self.atoms.positions.copy()
+        if self._margin < 0:
+            k = int(margins.argmin())
+            raise RunExploded(step, int(i[k]), f"atoms {i[k]} and {j[k]} are {distances[k]:.3f} Å apart")
+
+
+def refuse_not_finite(atoms: Atoms, step: int) -> None:
+    _refuse_bad_rows(atoms.positions, "position", "Å", step)
+    _refuse_bad_rows(atoms.get_forces(), "force", "eV/Å", step)
+
+
+def _refuse_bad_rows(values: NDArray[np.float64], name: str, unit: str, step: int) -> None:
+    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    if len(bad):
+        raise RunExploded(step, int(bad[0]), f"the {name} of atom {bad[0]} is {values[bad[0]].tolist()} {unit}")
+
+
+# --- Runs ------------------------------------------------------------------------------------------------------------------
+
+OPTIMIZERS = {"BFGS": BFGS, "FIRE": FIRE, "LBFGS": LBFGS}
+STATE_SECONDS = 1.0  # about this much work is repeated after kill -9
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What a run came to: frames in `output`, last `step`, its `energy` (eV) and `max_force` (eV/Å), `seconds` of this call.
+
+    `finished`: the relaxation converged, or the dynamics made all its steps.
+    """
+
+    output: Path
+    frames: int
+    step: int
+    finished: bool
+    energy: float
+    max_force: float
+    seconds: float
+
+
+def relax(
+    atoms: Atoms,
+    output: str | Path,
+    *,
+    fmax: float = 0.02,
+    steps: int = 500,
+    optimizer: str = "BFGS",
+    cell: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> RunSummary:
+    """Relax `atoms` in place and write each step to `output`.
+
+    Args:
+        atoms: with a calculator.
+        output: .traj or .extxyz file.
+        fmax: eV/Å; the run ends when no force is larger.
+        steps: at most this many.
+        optimizer: "BFGS", "FIRE" or "LBFGS".
+        cell: relax the cell as well (`FrechetCellFilter`).
+        overwrite: replace an existing output.
+        progress: show a bar on stderr; None shows it on a terminal only.
+
+    Raises:
+        RunError, StorageError, RunInterrupted, RunExploded: see there.
+    """
+    path, started = checked_output(output), time.perf_counter()
+    _refuse_idle(atoms)
+    if optimizer not in OPTIMIZERS or not fmax > 0 or steps < 0:
+        raise RunError(f"got {optimizer=}, {fmax=} eV/Å, {steps=}. Optimizers: {', '.join(OPTIMIZERS)}; fmax is positive.")
+    refuse_existing(path, overwrite)
+    target = FrechetCellFilter(atoms) if cell else atoms
+    target.get_forces()  # errors of the first evaluation come before anything is written; the optimizer finds it cached
+    dynamics, step, converged = OPTIMIZERS[optimizer](target, logfile=None), 0, False
+    with FrameFile(path, overwrite=overwrite) as frames, _bar(steps, 0, progress) as bar, Signals() as signals:
+        try:
+            for step, converged in enumerate(dynamics.irun(fmax=fmax, steps=steps)):  # noqa: B007
+                with signals.held():
+                    refuse_not_finite(atoms, step)
+                    frames.append(_frame(atoms, step=step))
+                    bar.set_postfix_str(f"{_energy(atoms):.4f} eV, fmax {_max_force(atoms):.4f} eV/Å", refresh=False)
+                    bar.update(step > 0)
+        except CalculatorError as error:
+            raise RunExploded(step + 1, None, f"the calculator refuses the geometry: {error}") from error
+        except RunInterrupted:
+            raise RunInterrupted(
+                f"interrupted after step {step}; {path} holds {frames.mark.frames} complete frames. To continue, relax "
+                f"{path} with another output: it starts from the last frame."
+            ) from None
+    return _summary(atoms, frames, step, bool(converged), started)
+
+
+def run_md(
+    atoms: Atoms,
+    output: str | Path,
+    settings: MDSettings | None = None,
+    *,
+    restart: bool = False,
+    overwrite: bool = False,
+    progress: bool | None = None,
+) -> RunSummary:
+    """Molecular dynamics of `atoms`, in place, with frames in `output` and the state for a restart beside it.
+
+    The state, `<output>.restart.json`, is saved about once a second and at the end. A run killed at any moment and restarted
+    gives bit for bit the trajectory of one that was left alone, if equal positions always give equal forces.
+
+    Args:
+        atoms: with a calculator. On restart positions and momenta come from the state.
+        output: .traj or .extxyz file.
+        settings: see `MDSettings`.
+        restart: go on from the state; frames written after it are cut off and computed again.
+        overwrite: replace an existing output and its state.
+        progress: show a bar on stderr; None shows it on a terminal only.
+
+    Raises:
+        RunError: existing output, or restart with other settings, atoms or calculator.
+        RunExploded: a position or force is not finite, two atoms are closer than 0.5 Å (0.3 Å if one is hydrogen), or the
+            temperature exceeds 10 times the thermostat's, at least 1000 K (NVE: 10 times the first, plus 1000 K).
+        StorageError, RunInterrupted: see there.
+    """
+    path, started, settings = checked_output(output), time.perf_counter(), settings or MDSettings()
+    _refuse_idle(atoms)
+    identity, rng = identity_of(atoms, settings), np.random.default_rng(settings.seed)
+    if restart:
+        state, mark = MDState.load(path, identity)
+        state.apply(atoms, rng)
+    else:
+        refuse_existing(path, overwrite)
+        state, mark = first_state(atoms, settings, identity, rng), None
+    dynamics = settings.dynamics(atoms, rng, state.degrees_of_freedom)
+    watch = ExplosionWatch(atoms, state)
+    watch.check(state.step)  # errors of the first evaluation come before anything is written
+    with FrameFile(path, mark, overwrite=overwrite) as frames, _bar(settings.steps, state.step, progress) as bar:
+        run = _Dynamics(settings, dynamics, rng, watch, frames, state)
+        with Signals() as signals:
+            run.go(signals, bar)
+    return _summary(atoms, frames, run.state.step, run.state.step >= settings.steps, started)
+
+
 @dataclass
-class _MDRun:
+class _Dynamics:
     """The loop over time steps, and its books: frames and state always belong to the last complete step."""
 
     settings: MDSettings
     dynamics: Any
     rng: np.random.Generator
-    watch: _Watch
+    watch: ExplosionWatch
     frames: FrameFile
     state: MDState
     saved: float = field(default_factory=time.monotonic)
@@ -564,7 +678,7 @@ class _MDRun:
         self.watch.check(step)
         if step % self.settings.interval == 0:
             self._write_frame(step)
-        self.state = replace(self.state, step=step, **_motion(self.atoms, self.rng))
+        self.state = replace(self.state, step=step, **motion_of(self.atoms, self.rng))
         if time.monotonic() - self.saved > STATE_SECONDS:
             self._save()
 
@@ -577,97 +691,11 @@ class _MDRun:
         self.saved = time.monotonic()
 
 
-class _Watch:
-    """Looks for an explosion after each step.
-
-    Pairs are searched anew only when two atoms can have come too close since the last search: when twice the largest
-    displacement reaches the smallest margin found then.
-    """
-
-    def __init__(self, atoms: Atoms, state: MDState) -> None:
-        self.atoms, self.limit, self.degrees_of_freedom = atoms, state.temperature_limit, state.degrees_of_freedom
-        self._reference, self._margin = atoms.positions.copy(), 0.0
-
-    def temperature(self) -> float:
-        """K, of the degrees of freedom that are not conserved."""
-        return float(2 * self.atoms.get_kinetic_energy() / (units.kB * self.degrees_of_freedom))
-
-    def check(self, step: int) -> None:
-        """Raise RunExploded if the atoms, or the forces on them, show an explosion."""
-        self.check_geometry(step)
-        _refuse_not_finite(self.atoms, step)
-        temperature = self.temperature()
-        if not temperature <= self.limit:
-            atom = int(np.nanargmax((self.atoms.get_velocities() ** 2).sum(axis=1) * self.atoms.get_masses()))
-            reason = f"the temperature is {temperature:.0f} K, above {self.limit:.0f} K; atom {atom} is the hottest"
-            raise RunExploded(step, atom, reason)
-
-    def check_geometry(self, step: int) -> None:
-        _refuse_bad_rows(self.atoms.positions, "position", "Å", step)
-        moved = np.linalg.norm(self.atoms.positions - self._reference, axis=1).max(initial=0.0)
-        if 2 * moved >= self._margin:
-            self._search(step)
-
-    def _search(self, step: int) -> None:
-        i, j, distances = neighbor_list("ijd", self.atoms, SEARCH_DISTANCE)
-        hydrogen = (self.atoms.numbers[i] == 1) | (self.atoms.numbers[j] == 1)
-        margins = distances - np.where(hydrogen, MIN_DISTANCE_H, MIN_DISTANCE)
-        self._margin = float(margins.min(initial=SEARCH_DISTANCE - MIN_DISTANCE))
-        self._reference = self.atoms.positions.copy()
-        if self._margin < 0:
-            k = int(margins.argmin())
-            raise RunExploded(step, int(i[k]), f"atoms {i[k]} and {j[k]} are {distances[k]:.3f} Å apart")
-
-
-def _first_state(atoms: Atoms, settings: MDSettings, identity: dict[str, Any], rng: np.random.Generator) -> MDState:
-    """Momenta drawn or kept, drift and rotation taken out where they would last for ever."""
-    if not settings.keep_momenta:
-        thermalize_momenta(atoms, settings.temperature, rng=rng)
-    elif not atoms.has("momenta"):
-        raise RunError("there are no momenta to keep. Start from a frame of dynamics, or have them drawn (no keep_momenta).")
-    degrees_of_freedom = atoms.get_number_of_degrees_of_freedom()
-    if settings.conserves_momentum and not atoms.constraints:
-        Stationary(atoms, preserve_temperature=False)
-        degrees_of_freedom -= 3
-        if not atoms.pbc.any() and len(atoms) > 1:
-            with np.errstate(invalid="ignore", divide="ignore"):  # no moment of inertia about the axis of a linear molecule
-                ZeroRotation(atoms, preserve_temperature=False)
-            degrees_of_freedom -= int((atoms.get_moments_of_inertia() > 1e-3).sum())
-    degrees_of_freedom = max(1, degrees_of_freedom)
-    first = 2 * atoms.get_kinetic_energy() / (units.kB * degrees_of_freedom)
-    limit = 10 * first + 1000 if settings.thermostat == "none" else max(10 * settings.temperature, 1000)
-    return MDState(identity, degrees_of_freedom, float(limit), 0, **_motion(atoms, rng))
-
-
-def _motion(atoms: Atoms, rng: np.random.Generator) -> dict[str, Any]:
-    return {"positions": atoms.get_positions(), "momenta": atoms.get_momenta(), "rng": dict(rng.bit_generator.state)}
-
-
-def _identity(atoms: Atoms, settings: MDSettings) -> dict[str, Any]:
-    """What must be the same on a restart, by name, as JSON gives it back."""
-    identity = asdict(settings)
-    del identity["steps"]
-    identity |= {"atomic numbers": atoms.numbers.tolist(), "pbc": atoms.pbc.tolist(), "cell": atoms.cell.tolist()}
-    identity |= {"masses": atoms.get_masses().tolist(), "total charge": float(atoms.info.get("charge") or 0)}
-    identity |= {"constraints": [constraint.todict() for constraint in atoms.constraints], "calculator": atoms.calc.name}
-    identity |= {f"calculator's {name}": value for name, value in atoms.calc.todict().items()}
-    return dict(json.loads(encode(identity)))
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else f"{text[:36]} ..."
-
-
-def _refuse_not_finite(atoms: Atoms, step: int) -> None:
-    _refuse_bad_rows(atoms.positions, "position", "Å", step)
-    _refuse_bad_rows(atoms.get_forces(), "force", "eV/Å", step)
-
-
-def _refuse_bad_rows(values: NDArray[np.float64], name: str, unit: str, step: int) -> None:
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
-    if len(bad):
-        raise RunExploded(step, int(bad[0]), f"the {name} of atom {bad[0]} is {values[bad[0]].tolist()} {unit}")
+def _refuse_idle(atoms: Atoms) -> None:
+    if atoms.calc is None or not len(atoms):
+        raise RunError(
+            f"{atoms} cannot be run: atoms and a calculator are needed. Set atoms.calc, e.g. to ase_xai.load(...)."
+        )
 
 
 def _frame(atoms: Atoms, **info: float) -> Atoms:

@@ -3,8 +3,8 @@
     python benchmarks/md_stability.py DATA_FOLDER [--weights organic organic-bp] [--molecules 100] [--steps 1000]
 
 Molecules come from the test split of `examples/train_organic.py`: none of them, in any geometry, was trained on. Each is
-relaxed, given momenta for 300 K, and run with Langevin dynamics at 0.5 fs. It counts as intact if no bond ever exceeds 1.5 times
-its length at the start.
+relaxed, given momenta for 300 K, and run with Langevin dynamics at 0.5 fs. It counts as intact if no bond ever exceeds 1.5
+times its length at the start.
 """
 
 from __future__ import annotations
@@ -72,7 +72,9 @@ def main() -> None:
             atoms.calc = calculator
             stretches.append(largest_stretch(atoms, arguments.steps, rng))
             if stretches[-1] > 1.5:
-                print(f"{weights}: {atoms.get_chemical_formula()} broke (bond stretched {stretches[-1]:.2f} times)", flush=True)
+                print(
+                    f"{weights}: {atoms.get_chemical_formula()} broke (bond stretched {stretches[-1]:.2f} times)", flush=True
+                )
         intact = sum(stretch <= 1.5 for stretch in stretches)
         print(
             f"{weights}: {intact} of {len(stretches)} intact after {arguments.steps} steps at 300 K; median largest stretch "

@@ -34,7 +34,9 @@ def equilibrated(weights: str, timestep: float) -> Atoms:
     rng = np.random.default_rng(0)
     thermalize_momenta(atoms, temperature_K=300, rng=rng)
     friction = 0.05 / units.fs
-    Langevin(atoms, timestep * units.fs, temperature_K=300, friction=friction, rng=rng, fixcm=False).run(round(1000 / timestep))
+    Langevin(atoms, timestep * units.fs, temperature_K=300, friction=friction, rng=rng, fixcm=False).run(
+        round(1000 / timestep)
+    )
     Stationary(atoms)
     ZeroRotation(atoms)
     return atoms
@@ -68,7 +70,9 @@ def main() -> None:
             energies, seconds = total_energies(atoms, steps, arguments.timestep)
             scaled = 1000 * energies / len(atoms)
             slope, offset = np.polyfit(times, scaled, 1)
-            blocks = [np.polyfit(t, e, 1)[0] for t, e in zip(np.array_split(times, 10), np.array_split(scaled, 10), strict=True)]
+            blocks = [
+                np.polyfit(t, e, 1)[0] for t, e in zip(np.array_split(times, 10), np.array_split(scaled, 10), strict=True)
+            ]
             error = np.std(blocks, ddof=1) / np.sqrt(10) / 10
             spread = np.std(scaled - slope * times - offset)
             print(f"{weights:>12} {dtype:>8} {slope:20.4f} {error:8.4f} {spread:15.4f} {1000 * seconds:8.2f}", flush=True)

@@ -67,9 +67,7 @@ def run_md(atoms: Atoms, path: Path) -> None:
     thermalize_momenta(atoms, temperature_K=300, rng=rng)
     Stationary(atoms)
     ZeroRotation(atoms)
-    dynamics = Langevin(
-        atoms, TIMESTEP * units.fs, temperature_K=300, friction=0.01 / units.fs, rng=rng, fixcm=False
-    )
+    dynamics = Langevin(atoms, TIMESTEP * units.fs, temperature_K=300, friction=0.01 / units.fs, rng=rng, fixcm=False)
     started, evaluations = time.perf_counter(), atoms.calc.n_evaluations
     with Trajectory(path, "w", atoms) as trajectory:
         dynamics.attach(trajectory, interval=INTERVAL)
@@ -143,7 +141,7 @@ def draw(frames: list[Atoms], relaxed: Atoms, relaxed_energies: np.ndarray, path
     for axes in (bars, total):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        f"{path.stem}, SchNet 'organic'. Latent atomic energies depend on how the network splits the total; their sum does not.",
+        f"{path.stem}, SchNet 'organic'. The network chose how to split the energy among atoms; the sum is what it was trained on.",
         fontsize=9, color="#6a6a6a", x=0.01, ha="left",
     )  # fmt: skip
     figure.savefig(path, dpi=150)

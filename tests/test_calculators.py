@@ -62,7 +62,7 @@ def ethanol(calculator: Calculator | None = None) -> Atoms:
     return atoms
 
 
-# --- results --------------------------------------------------------------------------------------------------------------
+# --- results ----------------------------------------------------------------------------------------------------------
 
 
 def test_results_have_ases_names_shapes_and_types(calculator: NetworkCalculator) -> None:
@@ -120,7 +120,7 @@ def test_far_from_the_origin_nothing_is_lost(weights: dict[str, Path]) -> None:
     assert np.abs(here.get_dipole_moment() - there.get_dipole_moment()).max() < 1e-6
 
 
-# --- ASE's tools, unmodified ------------------------------------------------------------------------------------------------
+# --- ASE's tools, unmodified ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("optimizer", [BFGS, FIRE])
@@ -283,7 +283,12 @@ def test_works_inside_the_callers_torch_contexts(calculator: NetworkCalculator, 
 
 
 def test_nothing_global_is_touched(weights: dict[str, Path]) -> None:
-    before = (torch.get_default_dtype(), torch.get_num_threads(), torch.random.get_rng_state(), np.random.get_state()[1].copy())
+    before = (
+        torch.get_default_dtype(),
+        torch.get_num_threads(),
+        torch.random.get_rng_state(),
+        np.random.get_state()[1].copy(),
+    )
     inherited = list(Calculator.implemented_properties)
     ethanol(load(weights["schnet"], threads=2)).get_forces()
     after = (torch.get_default_dtype(), torch.get_num_threads(), torch.random.get_rng_state(), np.random.get_state()[1])
@@ -291,7 +296,7 @@ def test_nothing_global_is_touched(weights: dict[str, Path]) -> None:
     assert Calculator.implemented_properties == inherited
 
 
-# --- total charge and dipole origin -------------------------------------------------------------------------------------------
+# --- total charge and dipole origin -----------------------------------------------------------------------------------
 
 
 def test_total_charge_comes_from_info_or_argument(weights: dict[str, Path]) -> None:
@@ -327,7 +332,7 @@ def test_dipole_of_an_ion_needs_an_origin(weights: dict[str, Path]) -> None:
         SchNet(weights["charged"], dipole_origin="somewhere")
 
 
-# --- bad input ------------------------------------------------------------------------------------------------------------------
+# --- bad input --------------------------------------------------------------------------------------------------------
 
 
 def bad_atoms() -> dict[str, tuple[Atoms, str]]:
@@ -378,7 +383,7 @@ def test_unknown_names_and_wrong_settings(weights: dict[str, Path]) -> None:
     assert type(load(weights["bp"])) is BehlerParrinello and type(load(weights["schnet"])) is SchNet
 
 
-# --- ensembles --------------------------------------------------------------------------------------------------------------------
+# --- ensembles --------------------------------------------------------------------------------------------------------
 
 
 def test_ensemble_is_mean_and_spread(weights: dict[str, Path]) -> None:

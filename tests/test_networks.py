@@ -69,7 +69,9 @@ def slow_wacsf(atoms: Atoms, cutoff: float, n_radial: int, n_angular: int, zetas
         for mu in mus:
             row.append(
                 sum(
-                    z[j] * math.exp(-((np.linalg.norm(r[j] - r[i]) - mu) ** 2) / (2 * s * s)) * fc(np.linalg.norm(r[j] - r[i]), cutoff)
+                    z[j]
+                    * math.exp(-((np.linalg.norm(r[j] - r[i]) - mu) ** 2) / (2 * s * s))
+                    * fc(np.linalg.norm(r[j] - r[i]), cutoff)
                     for j in others
                 )
             )
@@ -83,8 +85,13 @@ def slow_wacsf(atoms: Atoms, cutoff: float, n_radial: int, n_angular: int, zetas
                             rj, rk = np.linalg.norm(dj), np.linalg.norm(dk)
                             cos = dj @ dk / (rj * rk)
                             total += (
-                                z[j] * z[k] * 2.0 ** (1 - zeta) * (1 + lam * cos) ** zeta
-                                * math.exp(-(rj**2 + rk**2) / (2 * width**2)) * fc(rj, cutoff) * fc(rk, cutoff)
+                                z[j]
+                                * z[k]
+                                * 2.0 ** (1 - zeta)
+                                * (1 + lam * cos) ** zeta
+                                * math.exp(-(rj**2 + rk**2) / (2 * width**2))
+                                * fc(rj, cutoff)
+                                * fc(rk, cutoff)
                             )
                     row.append(total)
         rows.append(row)
@@ -156,7 +163,7 @@ def test_memory_of_angular_terms_is_linear_in_neighbors() -> None:
     assert max(sizes) <= graph.n_unique * 22 < n_triples * 5
 
 
-# --- SchNet, Behler-Parrinello: written again with loops ----------------------------------------------------------------
+# --- SchNet, Behler-Parrinello: written again with loops --------------------------------------------------------------
 
 
 def slow_schnet(network: SchNetNetwork, atoms: Atoms) -> np.ndarray:
@@ -226,7 +233,7 @@ def test_standardization_uses_mean_and_spread_of_the_atoms() -> None:
     assert torch.allclose(standardized.std(dim=0)[varied], torch.ones(int(varied.sum()), dtype=torch.float64), rtol=1e-5)
 
 
-# --- charges, dipoles, references ---------------------------------------------------------------------------------------
+# --- charges, dipoles, references -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", RANDOM_NETWORKS)
@@ -292,7 +299,9 @@ def test_graph_refuses_wrong_shapes() -> None:
         AtomGraph.batch([])
 
 
-@pytest.mark.parametrize(("elements", "cutoff", "message"), [([], 5, "distinct"), ([1, 1], 5, "distinct"), ([1], -5, "positive")])
+@pytest.mark.parametrize(
+    ("elements", "cutoff", "message"), [([], 5, "distinct"), ([1, 1], 5, "distinct"), ([1], -5, "positive")]
+)
 def test_networks_refuse_bad_settings(elements: list[int], cutoff: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         SchNetNetwork(elements, cutoff=cutoff, n_features=8, n_interactions=1)

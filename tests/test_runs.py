@@ -6,7 +6,6 @@ Processes that get killed or limited are forked from the test, so that they star
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import resource
 import signal
@@ -400,12 +399,24 @@ def test_damaged_state_is_refused(tmp_path: Path, content: bytes | None) -> None
         run_md(make_atoms(), path, MDSettings(steps=4), restart=True)
 
 
+def test_flipped_bytes_in_the_state_never_give_another_run(tmp_path: Path) -> None:
+    path, random = tmp_path / "run.traj", np.random.default_rng(0)
+    run_md(make_atoms(), path, MDSettings(steps=2))
+    good, content = runs.load_state(path), runs.state_path(path).read_bytes()
+    for place in random.integers(len(content), size=500):
+        flipped = bytearray(content)
+        flipped[place] ^= 1 << random.integers(8)
+        runs.state_path(path).write_bytes(flipped)
+        with contextlib.suppress(RunError):
+            assert runs.load_state(path) == good  # a blank that became another kind of blank
+
+
 def test_state_with_missing_entries_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.traj"
     run_md(make_atoms(), path, MDSettings(steps=2))
-    about = json.loads(runs.state_path(path).read_text())
-    del about["state"]["rng"]
-    runs.state_path(path).write_text(json.dumps(about))
+    state, mark = runs.load_state(path)
+    del state["rng"]
+    runs.save_state(path, state, mark)
     with pytest.raises(RunError, match="no state of dynamics"):
         run_md(make_atoms(), path, MDSettings(steps=4), restart=True)
 
@@ -436,6 +447,12 @@ def test_existing_output_is_kept_unless_replaced(tmp_path: Path) -> None:
     assert len(frames_of(path)) == 4
     relax(make_atoms(), path, overwrite=True)
     assert len(frames_of(path)) == 1 and not runs.state_path(path).exists()
+
+
+def test_atoms_and_a_calculator_are_needed(tmp_path: Path) -> None:
+    for run in (run_md, relax):
+        with pytest.raises(RunError, match=r"Set atoms\.calc"):
+            run(molecule("H2O"), tmp_path / "run.traj")
 
 
 def test_output_is_replaced_only_after_a_first_evaluation(tmp_path: Path) -> None:
@@ -718,7 +735,7 @@ def test_close_pairs_are_never_overlooked(head_on: bool) -> None:
             atoms = Atoms("C6H6", random.uniform(0, 3.5, (12, 3)), cell=[3.5] * 3, pbc=random.random(3) < 0.5)
             velocities = random.normal(0, 0.03, (12, 3))
         atoms.calc = Springs(atoms)
-        watch = runs._Watch(atoms, runs._first_state(atoms, MDSettings(), {}, random))
+        watch = runs.ExplosionWatch(atoms, runs.first_state(atoms, MDSettings(), {}, random))
         for step in range(200 if head_on else 60):
             limits = np.where((atoms.numbers == 1)[:, None] | (atoms.numbers == 1), 0.3, 0.5)
             np.fill_diagonal(limits, -1)

@@ -56,7 +56,9 @@ def test_split_never_separates_a_molecule(structures: StructureSet) -> None:
     assert sorted(np.concatenate([train, validation, test])) == list(range(len(structures)))
     groups = [set(structures.group[part]) for part in (train, validation, test)]
     assert not groups[0] & groups[1] and not groups[0] & groups[2] and not groups[1] & groups[2]
-    assert all(np.array_equal(a, b) for a, b in zip(structures.split((0.25, 0.25), seed=3), (train, validation, test), strict=True))
+    assert all(
+        np.array_equal(a, b) for a, b in zip(structures.split((0.25, 0.25), seed=3), (train, validation, test), strict=True)
+    )
 
 
 def test_references_recover_energies_per_element(structures: StructureSet) -> None:
@@ -128,7 +130,9 @@ class Killed(Exception):
     pass
 
 
-def test_an_interrupted_run_ends_bit_equal(structures: StructureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_ends_bit_equal(
+    structures: StructureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train, validation, _ = structures.split((0.25, 0.0), seed=0)
 
     def run(folder: Path, kill_at: int | None = None) -> AtomisticNetwork:

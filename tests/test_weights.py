@@ -173,7 +173,9 @@ def test_a_failed_save_keeps_the_old_file(good: Path, tmp_path: Path, monkeypatc
     assert path.read_bytes() == good.read_bytes() and [p.name for p in tmp_path.iterdir()] == ["w"]
 
 
-def test_names_are_resolved_before_paths_and_the_nearest_is_suggested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_are_resolved_before_paths_and_the_nearest_is_suggested(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "organic").write_text("a file of that name in the working folder")
     assert resolve("organic")[1].architecture == "schnet"
