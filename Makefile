@@ -35,6 +35,7 @@ test: lint ## lint, type check and test suite
 
 lint: $(VENV)/ready ## ruff and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean: ## remove caches and build products

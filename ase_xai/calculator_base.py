@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Sequence
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -61,6 +63,7 @@ class AtomisticCalculator(Calculator):
         self.total_charge = None if total_charge is None else float(total_charge)
         self.dipole_origin = _checked_origin(dipole_origin)
         self.n_evaluations = 0
+        self._warned = False
         self._lock = threading.RLock()
 
     def calculate(
@@ -77,6 +80,7 @@ class AtomisticCalculator(Calculator):
         self._refuse_undefined(atoms, charge, properties)
         self._refuse_bad_input(atoms, charge)
         Calculator.calculate(self, atoms, list(properties), list(system_changes))
+        self.results = {}  # not every caller has cleared what belongs to other atoms
         with torch.inference_mode(False):
             results = self._evaluate(atoms, charge)
         if not np.isfinite(results["energy"]) or not np.isfinite(results["forces"]).all():
@@ -113,8 +117,10 @@ class AtomisticCalculator(Calculator):
     def charge_of(self, atoms: Atoms) -> float:
         """Total charge in e used for `atoms`."""
         stated = atoms.info.get("charge")
+        if stated is not None and not isinstance(stated, Real):
+            raise InputError(f'atoms.info["charge"] is {stated!r}, not a number. Give the total charge in e.')
         if self.total_charge is None:
-            return float(0 if stated is None else stated)
+            return float(stated or 0)
         if stated is not None and float(stated) != self.total_charge:
             raise InputError(
                 f'atoms.info["charge"] is {stated} e, the calculator was built with total_charge={self.total_charge} e. '
@@ -151,6 +157,9 @@ class AtomisticCalculator(Calculator):
             names = ", ".join(chemical_symbols[z] if 0 <= z < len(chemical_symbols) else str(z) for z in unknown)
             raise InputError(f"the network does not know {names}; it knows {known}. Use weights trained on {names}.")
         _refuse_not_finite(atoms)
+        if not self._warned and atoms.has("initial_magmoms") and atoms.get_initial_magnetic_moments().any():
+            self._warned = True
+            warnings.warn("initial magnetic moments are ignored: these networks know no spin.", stacklevel=2)
         if charge not in self.total_charges:
             raise InputError(
                 f"total charge {charge:+g} e was asked for; these weights were trained for {list(self.total_charges)} e "

@@ -147,9 +147,12 @@ def check(
     weights: Annotated[str, typer.Argument(metavar="WEIGHTS", help="Name of shipped weights, or path of a weight file.")],
 ) -> None:
     """Test a network for the physics it must obey, and print each figure."""
+    import torch
+
     from ase_xai.contract import check_network
     from ase_xai.weights import resolve
 
+    torch.set_num_threads(1)  # small systems; this process is ours
     network, card, sha256 = resolve(weights)
     typer.echo(f"{weights}: {card.architecture}, SHA-256 {sha256}")
     checks = check_network(network, report=print_check)

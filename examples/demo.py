@@ -141,7 +141,7 @@ def draw(frames: list[Atoms], relaxed: Atoms, relaxed_energies: np.ndarray, path
     for axes in (bars, total):
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(
-        f"{path.stem}, SchNet 'organic'. The network chose how to split the energy among atoms; the sum is what it was trained on.",
+        f"{path.stem}, SchNet 'organic'. The network chose the split among atoms; only their sum was trained on.",
         fontsize=9, color="#6a6a6a", x=0.01, ha="left",
     )  # fmt: skip
     figure.savefig(path, dpi=150)

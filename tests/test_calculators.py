@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 import threading
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -369,6 +370,33 @@ def test_bad_atoms_are_refused_and_the_next_good_ones_are_right(calculator: Netw
         with pytest.raises(InputError, match=message):
             getattr(bad, ask)()
     assert good.get_potential_energy() == energy
+
+
+def test_a_refused_geometry_never_gets_an_older_energy(calculator: NetworkCalculator) -> None:
+    """`get_properties` calls `calculate` without ASE's cache rules in front."""
+    ethanol(calculator).get_potential_energy()
+    bad = bad_atoms()["overlap"][0]
+    bad.calc = calculator
+    with pytest.raises(InputError):
+        bad.get_properties(["energy"])
+    with pytest.raises(InputError):
+        bad.get_potential_energy()
+
+
+def test_charges_that_are_no_numbers_and_spins_are_not_passed_over(calculator: NetworkCalculator) -> None:
+    atoms = ethanol(calculator)
+    for charge in ("plus one", float("nan"), [1, 2]):
+        atoms.info["charge"] = charge
+        with pytest.raises(InputError, match="charge"):
+            atoms.get_potential_energy()
+    atoms.info["charge"] = 0
+    atoms.set_initial_magnetic_moments([1.0] + 8 * [0.0])
+    with pytest.warns(UserWarning, match="magnetic moments are ignored"):
+        atoms.get_potential_energy()
+    atoms.positions[0] += 0.01
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        atoms.get_potential_energy()  # said once is enough
 
 
 def test_unknown_names_and_wrong_settings(weights: dict[str, Path]) -> None:

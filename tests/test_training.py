@@ -97,7 +97,12 @@ def test_loss_by_hand(structures: StructureSet) -> None:
     assert float(loss(p, labels, LossWeights(2.0, 3.0, 5.0))) == pytest.approx(expected, rel=1e-6)
     metrics = Metrics()
     metrics.add(p, labels)
-    assert metrics.means()["forces_mae_eV_per_A"] == pytest.approx(float((p.forces - labels.forces).abs().mean()), rel=1e-6)
+    means, error = metrics.means(), (p.dipole - labels.dipole).numpy()
+    assert means["dipole_mae_eA"] == pytest.approx(np.linalg.norm(error, axis=1).mean(), rel=1e-6)
+    assert means["dipole_component_mae_eA"] == pytest.approx(np.abs(error).mean(), rel=1e-6)
+    magnitudes = [np.linalg.norm(mu.numpy(), axis=1) for mu in (p.dipole, labels.dipole)]
+    assert means["dipole_magnitude_mae_eA"] == pytest.approx(np.abs(magnitudes[0] - magnitudes[1]).mean(), rel=1e-6)
+    assert means["forces_mae_eV_per_A"] == pytest.approx(float((p.forces - labels.forces).abs().mean()), rel=1e-6)
 
 
 def settings(steps: int) -> TrainingSettings:

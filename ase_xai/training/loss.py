@@ -41,6 +41,8 @@ class Metrics:
     energy: float = 0.0
     forces: float = 0.0
     dipole: float = 0.0
+    dipole_component: float = 0.0
+    dipole_magnitude: float = 0.0
     n_structures: int = 0
     n_components: int = 0
 
@@ -48,14 +50,24 @@ class Metrics:
         assert prediction.dipole is not None
         self.energy += float(((prediction.energy - labels.energy).abs() / labels.n_atoms).sum())
         self.forces += float((prediction.forces - labels.forces).abs().sum())
-        self.dipole += float(torch.linalg.vector_norm(prediction.dipole - labels.dipole, dim=1).sum())
+        error = prediction.dipole - labels.dipole
+        magnitudes = (torch.linalg.vector_norm(mu, dim=1) for mu in (error, prediction.dipole, labels.dipole))
+        length, predicted, reference = magnitudes
+        self.dipole += float(length.sum())
+        self.dipole_component += float(error.abs().mean(dim=1).sum())
+        self.dipole_magnitude += float((predicted - reference).abs().sum())
         self.n_structures += len(labels.energy)
         self.n_components += labels.forces.numel()
 
     def means(self) -> dict[str, float]:
-        """Mean absolute errors: energy in eV/atom, force components in eV/Å, length of the dipole error in e·Å."""
+        """Mean absolute errors: energy in eV/atom, force components in eV/Å, and three readings of the dipole error in e·Å.
+
+        These are the length of the error vector, its components, and the error of the magnitude |μ|.
+        """
         return {
             "energy_mae_eV_per_atom": self.energy / self.n_structures,
             "forces_mae_eV_per_A": self.forces / self.n_components,
             "dipole_mae_eA": self.dipole / self.n_structures,
+            "dipole_component_mae_eA": self.dipole_component / self.n_structures,
+            "dipole_magnitude_mae_eA": self.dipole_magnitude / self.n_structures,
         }
