@@ -164,6 +164,22 @@ def test_an_interrupted_run_ends_bit_equal(
             assert torch.equal(value, resumed.state_dict()[name]), (kill_at, name)
 
 
+def test_a_checkpoint_that_does_not_fit_is_refused(structures: StructureSet, tmp_path: Path) -> None:
+    train, validation, _ = structures.split((0.25, 0.0), seed=0)
+
+    def trainer(network: AtomisticNetwork) -> Trainer:
+        return Trainer(network, GraphLoader(structures, network.cutoff), train, validation, settings(7), tmp_path)
+
+    trainer(fresh(structures)).run(progress=False)
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors cannot be continued: .*another network"):
+        trainer(random_behler_parrinello())
+    content = (tmp_path / "checkpoint.safetensors").read_bytes()
+    for damaged in (b"", content[:100], content[:-1], b"\x80\x04K\x01."):
+        (tmp_path / "checkpoint.safetensors").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"checkpoint.safetensors cannot be continued"):
+            trainer(fresh(structures))
+
+
 def test_learning_rate_rises_stays_and_falls() -> None:
     s = TrainingSettings(steps=1000, learning_rate=1.0, warmup=100, cooldown=0.4)
     assert s.rate(0) == pytest.approx(0.01) and s.rate(99) == s.rate(599) == 1.0

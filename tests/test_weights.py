@@ -24,6 +24,8 @@ from ase_xai.graph import AtomGraph
 from ase_xai.networks import predict
 from ase_xai.weights import ModelCard, WeightsError, load_weights, resolve, save_weights, shipped
 
+DATA = Path(__file__).parent / "data"
+
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -57,6 +59,16 @@ def test_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
     a, b = predict(network, graph), predict(loaded, graph)
     assert torch.equal(a.energies, b.energies) and torch.equal(a.forces, b.forces) and torch.equal(a.charges, b.charges)
     assert not any(p.requires_grad for p in loaded.parameters())
+
+
+@pytest.mark.parametrize("name", ["schnet", "behler-parrinello"])
+def test_files_of_format_1_are_read_for_ever(name: str) -> None:
+    """Files and numbers written by version 0.1.0; never write them anew."""
+    network, _, _ = load_weights(DATA / f"format-1-{name}.safetensors")
+    kept = json.loads((DATA / "format-1.json").read_text())[name]
+    prediction = predict(network.double(), AtomGraph.from_atoms(molecule("CH3CH2OH"), network.cutoff))
+    assert float(prediction.energy) == pytest.approx(kept["energy_eV"], abs=1e-9)
+    assert float(prediction.charges[2]) == pytest.approx(kept["charge_of_atom_2_e"], abs=1e-12)
 
 
 def test_saving_leaves_the_callers_random_state(good: Path) -> None:

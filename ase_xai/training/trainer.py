@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 from tqdm import tqdm
@@ -179,22 +179,36 @@ class Trainer:
             tensors[f"average.{name}"] = self.average[name].contiguous()
             tensors[f"exp_avg.{name}"] = state["exp_avg"].contiguous()
             tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"].contiguous()
-        about = {"step": self.step, "running_loss": self.running_loss, "settings": asdict(self.settings)}
+        about = {
+            "step": self.step,
+            "running_loss": self.running_loss,
+            "settings": asdict(self.settings),
+            "network": self._network_record(),
+        }
         write_atomically(self.checkpoint, tensors_to_bytes(tensors, metadata={"training": json.dumps(about)}))
 
     def _resume(self) -> None:
-        with safe_open(self.checkpoint, framework="pt") as file:
-            about = json.loads(file.metadata()["training"])
-            with torch.no_grad():
-                for name, parameter in self.parameters.items():
-                    parameter.copy_(file.get_tensor(f"weight.{name}"))
-                    self.average[name].copy_(file.get_tensor(f"average.{name}"))
-                    self.optimizer.state[parameter] = {
-                        "step": torch.tensor(float(about["step"])),
-                        "exp_avg": file.get_tensor(f"exp_avg.{name}").to(parameter.device),
-                        "exp_avg_sq": file.get_tensor(f"exp_avg_sq.{name}").to(parameter.device),
-                    }
+        try:
+            with safe_open(self.checkpoint, framework="pt") as file:
+                about = json.loads(file.metadata()["training"])
+                if about["network"] != self._network_record():
+                    raise ValueError(f"it belongs to another network, {about['network']}")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{self.checkpoint} cannot be continued: {error}. Remove it, or use another folder.") from error
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"weight.{name}"])
+                self.average[name].copy_(tensors[f"average.{name}"])
+                self.optimizer.state[parameter] = {
+                    "step": torch.tensor(float(about["step"])),
+                    "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
+                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
+                }
         self.step, self.running_loss = int(about["step"]), float(about["running_loss"])
+
+    def _network_record(self) -> dict[str, object]:
+        return {"architecture": self.network.architecture, **self.network.settings()}
 
 
 def evaluate(network: AtomisticNetwork, loader: GraphLoader, indices: np.ndarray, batch_size: int = 100) -> dict[str, float]:
