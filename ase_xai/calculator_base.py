@@ -107,7 +107,7 @@ class AtomisticCalculator(Calculator):
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last evaluation, the total charge included."""
         changes = super().check_state(atoms, tol=tol)
-        if self.atoms is not None and self.atoms.info.get("charge", 0) != atoms.info.get("charge", 0):
+        if self.atoms is not None and not np.array_equal(self.atoms.info.get("charge", 0), atoms.info.get("charge", 0)):
             changes = [*changes, "charge"]
         return changes
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import multiprocessing
 import pickle
+import resource
 import threading
 import warnings
 from pathlib import Path
@@ -274,6 +276,33 @@ def test_threads(weights: dict[str, Path], shared: bool) -> None:
     assert not wrong
 
 
+def _energy_in_another_process(atoms: Atoms) -> float:
+    atoms.calc.reset()
+    return atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+def test_other_processes_get_the_same_number(weights: dict[str, Path], method: str) -> None:
+    atoms = ethanol(load(weights["schnet"], dtype="float64"))
+    energy = atoms.get_potential_energy()
+    with multiprocessing.get_context(method).Pool(2) as pool:
+        assert pool.map(_energy_in_another_process, [atoms] * 4) == [energy] * 4
+
+
+def test_memory_stays_flat(calculator: NetworkCalculator) -> None:
+    atoms = ethanol(calculator)
+    rng = np.random.default_rng(0)
+
+    def evaluate(times: int) -> int:
+        for _ in range(times):
+            atoms.positions += rng.normal(0, 0.002, atoms.positions.shape)
+            atoms.get_forces()
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+    before = evaluate(200)
+    assert evaluate(1000) - before < 2048  # kB; a leaked graph of 9 atoms would be 100 kB at each step
+
+
 @pytest.mark.parametrize("guard", [torch.no_grad, torch.inference_mode])
 def test_works_inside_the_callers_torch_contexts(calculator: NetworkCalculator, guard: type) -> None:
     atoms = ethanol(calculator)
@@ -385,7 +414,8 @@ def test_a_refused_geometry_never_gets_an_older_energy(calculator: NetworkCalcul
 
 def test_charges_that_are_no_numbers_and_spins_are_not_passed_over(calculator: NetworkCalculator) -> None:
     atoms = ethanol(calculator)
-    for charge in ("plus one", float("nan"), [1, 2]):
+    atoms.get_potential_energy()
+    for charge in ("plus one", float("nan"), [1, 2], np.array([1, 2])):
         atoms.info["charge"] = charge
         with pytest.raises(InputError, match="charge"):
             atoms.get_potential_energy()
