@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
+from abc import abstractmethod
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -33,6 +34,7 @@ class AtomisticCalculator(Calculator):
     Args:
         elements: atomic numbers that may occur.
         total_charges: total charges in e that the networks were trained for.
+        closed_shell: whether they were trained on closed-shell systems only; others cause a warning then.
         total_charge: e; None reads `atoms.info["charge"]`.
         dipole_origin: what the dipole of a charged system refers to: "center_of_mass", "centroid" or a point (3,) in Å.
             Without it such a dipole is refused; that of a neutral open system needs none.
@@ -53,6 +55,7 @@ class AtomisticCalculator(Calculator):
         *,
         elements: Sequence[int],
         total_charges: Sequence[float],
+        closed_shell: bool = False,
         total_charge: float | None = None,
         dipole_origin: str | Sequence[float] | None = None,
     ) -> None:
@@ -60,10 +63,11 @@ class AtomisticCalculator(Calculator):
         self.implemented_properties = list(PROPERTIES)
         self.elements = tuple(elements)
         self.total_charges = tuple(float(q) for q in total_charges)
-        self.total_charge = None if total_charge is None else float(total_charge)
+        self.closed_shell = closed_shell
+        self.total_charge = _checked_charge(total_charge)
         self.dipole_origin = _checked_origin(dipole_origin)
         self.n_evaluations = 0
-        self._warned = False
+        self._warnings: set[str] = set()
         self._lock = threading.RLock()
 
     def calculate(
@@ -79,6 +83,7 @@ class AtomisticCalculator(Calculator):
         charge = self.charge_of(atoms)
         self._refuse_undefined(atoms, charge, properties)
         self._refuse_bad_input(atoms, charge)
+        self._warn_of_spin(atoms, charge)
         Calculator.calculate(self, atoms, list(properties), list(system_changes))
         self.results = {}  # not every caller has cleared what belongs to other atoms
         with torch.inference_mode(False):
@@ -95,9 +100,22 @@ class AtomisticCalculator(Calculator):
         self.n_evaluations += 1
         self.results = results
 
+    @abstractmethod
     def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
         """All results of `atoms` as float64 arrays, dipole about the chosen origin, stress NaN where undefined."""
-        raise NotImplementedError
+
+    @abstractmethod
+    def references(self, atoms: Atoms) -> NDArray[np.float64]:
+        """(N,) reference energies E0 of the elements in eV that are part of `energies`.
+
+        The model card says what they are: often a least-squares fit to the training energies, not free atoms.
+        """
+
+    def set(self, **settings: Any) -> dict[str, Any]:
+        """Refuse changes, which would not reach the network (ASE's constructor calls this without any)."""
+        if settings:
+            raise ValueError(f"a built calculator keeps its settings, got {sorted(settings)}. Build a new one with them.")
+        return {}
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """A result by ASE's name. Safe when threads share the calculator: one evaluation at a time, each gets its own."""
@@ -157,14 +175,26 @@ class AtomisticCalculator(Calculator):
             names = ", ".join(chemical_symbols[z] if 0 <= z < len(chemical_symbols) else str(z) for z in unknown)
             raise InputError(f"the network does not know {names}; it knows {known}. Use weights trained on {names}.")
         _refuse_not_finite(atoms)
-        if not self._warned and atoms.has("initial_magmoms") and atoms.get_initial_magnetic_moments().any():
-            self._warned = True
-            warnings.warn("initial magnetic moments are ignored: these networks know no spin.", stacklevel=2)
         if charge not in self.total_charges:
             raise InputError(
                 f"total charge {charge:+g} e was asked for; these weights were trained for {list(self.total_charges)} e "
                 'only. Use others, or correct atoms.info["charge"].'
             )
+
+    def _warn_of_spin(self, atoms: Atoms, charge: float) -> None:
+        if atoms.has("initial_magmoms") and atoms.get_initial_magnetic_moments().any():
+            self._warn_once("initial magnetic moments are ignored: these networks know no spin.")
+        n_electrons = int(atoms.numbers.sum()) - round(charge)
+        if self.closed_shell and n_electrons % 2 and not atoms.pbc.any():
+            self._warn_once(
+                f"{atoms.get_chemical_formula()} with charge {charge:+g} e has an odd number of electrons, {n_electrons}: "
+                "it is a radical. The network was trained on closed shells only; do not trust its numbers here."
+            )
+
+    def _warn_once(self, message: str) -> None:
+        if message not in self._warnings:
+            self._warnings.add(message)
+            warnings.warn(message, stacklevel=2)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name != "_lock"}
@@ -185,6 +215,14 @@ def _refuse_not_finite(atoms: Atoms) -> None:
             f"pbc is {atoms.pbc.tolist()}, but the periodic cell vectors {periodic.tolist()} Å are zero or linearly "
             "dependent. Set the cell, or atoms.pbc = False."
         )
+
+
+def _checked_charge(charge: object) -> float | None:
+    if charge is None:
+        return None
+    if not isinstance(charge, Real) or not np.isfinite(float(charge)):
+        raise ValueError(f"total_charge must be a number in e, got {charge!r}.")
+    return float(charge)
 
 
 def _checked_origin(origin: str | Sequence[float] | None) -> str | list[float] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,11 +14,11 @@ from ase import Atoms
 from ase.calculators.calculator import InputError
 from numpy.typing import NDArray
 
-from ase_xai import weights as weight_files
 from ase_xai.calculator_base import AtomisticCalculator, dipole_origin_point
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import BehlerParrinelloNetwork, Prediction, SchNetNetwork, predict
 from ase_xai.skin import SkinList
+from ase_xai.weights import LoadedWeights, WeightsError, resolve
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SMALL = 200  # atoms; below, a second CPU thread costs more than it gives
@@ -28,7 +29,8 @@ class NetworkCalculator(AtomisticCalculator):
     """One network as a calculator; `SchNet` and `BehlerParrinello` say which.
 
     Args:
-        weights: name of shipped weights (`ase-xai models` lists them) or path of a weight file.
+        weights: name of shipped weights (`ase-xai models` lists them), path of a weight file, or weights already loaded;
+            "organic" for SchNet and "organic-bp" for BehlerParrinello if left out.
         device: "cpu", "cuda", "cuda:1" ...; None takes a CUDA device if there is one.
         dtype: "float32" or "float64", the precision of the network; sums are always float64.
         threads: CPU threads of the evaluation. None uses 1 below 200 atoms, where more only wait for one another, and
@@ -42,10 +44,11 @@ class NetworkCalculator(AtomisticCalculator):
     """
 
     architecture: ClassVar[str | None] = None
+    default_weights: ClassVar[str] = "organic"
 
     def __init__(
         self,
-        weights: str | Path = "organic",
+        weights: str | Path | LoadedWeights | None = None,
         *,
         device: str | torch.device | None = None,
         dtype: str = "float32",
@@ -57,24 +60,33 @@ class NetworkCalculator(AtomisticCalculator):
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
-        network, card, sha256 = weight_files.resolve(weights)
+        if threads is not None and (not isinstance(threads, int) or threads < 1):
+            raise ValueError(f"threads must be a positive integer or None, got {threads!r}. It is a number of CPU threads.")
+        loaded = weights if isinstance(weights, LoadedWeights) else resolve(weights or self.default_weights)
+        card = loaded.card
         if self.architecture not in (None, card.architecture):
-            raise weight_files.WeightsError(
-                f"{weights} holds a {card.architecture} network, not {self.architecture}. Use ase_xai.load()."
+            raise WeightsError(
+                f"{loaded.source} holds a {card.architecture} network, not {self.architecture}. Use ase_xai.load()."
             )
         super().__init__(
-            elements=network.elements,
+            elements=loaded.network.elements,
             total_charges=card.total_charges,
+            closed_shell=card.closed_shell,
             total_charge=total_charge,
             dipole_origin=dipole_origin,
         )
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.network = network.to(device=self.device, dtype=DTYPES[dtype])
-        self.card, self.sha256 = card, sha256
+        self.device = _checked_device(device)
+        self.network = copy.deepcopy(loaded.network).to(device=self.device, dtype=DTYPES[dtype])
+        self.card, self.sha256 = card, loaded.sha256
         self.threads = threads
-        self.neighbor_list = SkinList(network.cutoff, skin, neighbors)
+        self.neighbor_list = SkinList(self.network.cutoff, skin, neighbors)
         self.parameters.update(
-            weights=str(weights), sha256=sha256, device=str(self.device), dtype=dtype, skin=float(skin), neighbors=neighbors
+            weights=loaded.source,
+            sha256=loaded.sha256,
+            device=str(self.device),
+            dtype=dtype,
+            skin=float(skin),
+            neighbors=neighbors,
         )
         if total_charge is not None:
             self.parameters.update(total_charge=float(total_charge))
@@ -90,6 +102,10 @@ class NetworkCalculator(AtomisticCalculator):
         _refuse_overlap(graph)
         return graph
 
+    def references(self, atoms: Atoms) -> NDArray[np.float64]:
+        energies = self.network.energy.references
+        return np.array([energies.get(int(z), 0.0) for z in atoms.numbers])
+
     def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
         with _cpu_threads(self.threads or (1 if len(atoms) < SMALL else None)):
             results = _as_results(predict(self.network, self.graph(atoms)))
@@ -99,28 +115,24 @@ class NetworkCalculator(AtomisticCalculator):
 
 
 class SchNet(NetworkCalculator):
-    """SchNet as an ASE calculator.
+    """SchNet as an ASE calculator. Arguments, results and errors: see `NetworkCalculator`.
 
     atoms.calc = SchNet("organic")
     atoms.get_potential_energies()      # latent atomic energies, eV; they sum to the total energy
     atoms.get_charges()                 # latent partial charges, e; they sum to the total charge
     """
 
-    __doc__ = f"{__doc__}\n{NetworkCalculator.__doc__}"
     architecture = SchNetNetwork.architecture
 
 
 class BehlerParrinello(NetworkCalculator):
-    """Behler-Parrinello network on weighted symmetry functions as an ASE calculator.
+    """Behler-Parrinello network on weighted symmetry functions as an ASE calculator; see `NetworkCalculator`.
 
     atoms.calc = BehlerParrinello("organic-bp")
     """
 
-    __doc__ = f"{__doc__}\n{NetworkCalculator.__doc__}"
     architecture = BehlerParrinelloNetwork.architecture
-
-    def __init__(self, weights: str | Path = "organic-bp", **settings: Any) -> None:
-        super().__init__(weights, **settings)
+    default_weights = "organic-bp"
 
 
 class Ensemble(AtomisticCalculator):
@@ -138,9 +150,13 @@ class Ensemble(AtomisticCalculator):
     """
 
     def __init__(self, members: Sequence[NetworkCalculator | str | Path], **settings: Any) -> None:
+        if isinstance(members, (str, Path)):
+            raise ValueError(f"members must be a list of calculators, names or paths, got {members!r}. Give at least two.")
         calculators = [member if isinstance(member, NetworkCalculator) else load(member, **settings) for member in members]
         if len(calculators) < 2:
             raise ValueError(f"an ensemble needs at least 2 members, got {len(calculators)}. Use the one calculator itself.")
+        if len({calculator.sha256 for calculator in calculators}) < len(calculators):
+            raise ValueError("two members hold the same weights, so their spread means nothing. Give different ones.")
         levels = {calculator.card.level_of_theory for calculator in calculators}
         if len(levels) > 1:
             raise ValueError(f"members were trained on different levels, {sorted(levels)}. Combine like with like.")
@@ -151,6 +167,7 @@ class Ensemble(AtomisticCalculator):
         super().__init__(
             elements=sorted(set.intersection(*(set(c.elements) for c in calculators))),
             total_charges=sorted(set.intersection(*(set(c.total_charges) for c in calculators))),
+            closed_shell=any(c.card.closed_shell for c in calculators),
             total_charge=calculators[0].total_charge,
             dipole_origin=calculators[0].dipole_origin,
         )
@@ -160,8 +177,16 @@ class Ensemble(AtomisticCalculator):
 
     @property
     def spread(self) -> dict[str, Any]:
-        """Standard deviation between members (n - 1) of each result of the last evaluation, same shapes and units."""
+        """Standard deviation between members (n - 1) of each result of the last evaluation, same shapes and units.
+
+        ASE's files do not store it.
+        """
+        if not self.results:
+            raise RuntimeError("there is no spread before the first evaluation. Ask the atoms for a result first.")
         return {name: self._spread[name] for name in self.results}
+
+    def references(self, atoms: Atoms) -> NDArray[np.float64]:
+        return np.mean([member.references(atoms) for member in self.members], axis=0)
 
     def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
         all_results = [member._evaluate(atoms, charge) for member in self.members]
@@ -181,9 +206,21 @@ def load(weights: str | Path, **settings: Any) -> NetworkCalculator:
         weights: name of shipped weights or path of a weight file.
         settings: arguments of `NetworkCalculator`.
     """
-    architecture = weight_files.resolve(weights)[1].architecture
     known = {calculator.architecture: calculator for calculator in (SchNet, BehlerParrinello)}
-    return known.get(architecture, NetworkCalculator)(weights, **settings)
+    loaded = resolve(weights)
+    return known.get(loaded.card.architecture, NetworkCalculator)(loaded, **settings)
+
+
+def _checked_device(device: str | torch.device | None) -> torch.device:
+    """`device`, by default CUDA if there is one."""
+    cuda = torch.cuda.is_available()
+    try:
+        chosen = torch.device(device or ("cuda" if cuda else "cpu"))
+    except RuntimeError as error:
+        raise ValueError(f'device must be "cpu", "cuda", "cuda:1" ..., got {device!r}.') from error
+    if chosen.type == "cuda" and not cuda:
+        raise ValueError(f'device {chosen} was asked for, but PyTorch finds no CUDA device here. Use device="cpu".')
+    return chosen
 
 
 @contextmanager

@@ -29,7 +29,7 @@ FAILED, REFUSED, INTERRUPTED = 1, 2, 130
 class Commands(TyperGroup):
     """Commands whose expected errors are one line on stderr and an exit code; unexpected ones keep their traceback.
 
-    1: the run exploded, or a check failed; 2: it cannot be done as asked; 130: interrupted.
+    1: the run exploded or did not converge, or a check failed; 2: it cannot be done as asked; 130: interrupted.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -91,6 +91,8 @@ def relax(
         atoms, output, fmax=fmax, steps=steps, optimizer=optimizer, cell=cell, overwrite=overwrite, progress=progress
     )
     print_result(atoms, summary, "relaxed" if summary.finished else f"not relaxed to {fmax} eV/Å")
+    if not summary.finished:
+        raise typer.Exit(FAILED)
 
 
 @app.command()
@@ -153,9 +155,9 @@ def check(
     from ase_xai.weights import resolve
 
     torch.set_num_threads(1)  # small systems; this process is ours
-    network, card, sha256 = resolve(weights)
-    typer.echo(f"{weights}: {card.architecture}, SHA-256 {sha256}")
-    checks = check_network(network, report=print_check)
+    loaded = resolve(weights)
+    typer.echo(f"{weights}: {loaded.card.architecture}, SHA-256 {loaded.sha256}")
+    checks = check_network(loaded.network, report=print_check)
     failed = [result.name for result in checks if not result.passed]
     typer.echo(f"{len(checks) - len(failed)} of {len(checks)} checks passed")
     if failed:
@@ -216,12 +218,8 @@ def refuse_own_input(file: Path, output: Path) -> None:
 
 def with_calculator(atoms: Atoms, weights: str, device: str | None, dtype: str, charge: float | None) -> Atoms:
     """`atoms` with the calculator that the options ask for."""
-    import torch
-
     from ase_xai import load
 
-    if device is not None and device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device {device} was asked for, but PyTorch finds no CUDA device here. Use --device cpu.")
     atoms.calc = load(weights, device=device, dtype=dtype, total_charge=charge)
     return atoms
 
@@ -240,6 +238,8 @@ def print_result(atoms: Atoms, summary: RunSummary, verdict: str) -> None:
     typer.echo(f"{verdict} in {summary.step} steps, {summary.seconds:.1f} s")
     typer.echo(f"energy {summary.energy:.6f} eV, largest force {summary.max_force:.4f} eV/Å")
     typer.echo(f"wrote {summary.output}, {summary.frames} frame{'s' * (summary.frames != 1)}")
+    if atoms.calc.card.notes:
+        typer.echo(f"about {atoms.calc.parameters['weights']}: {atoms.calc.card.notes}")
 
 
 def print_columns(rows: list[tuple[str, ...]]) -> None:

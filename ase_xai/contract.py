@@ -7,6 +7,7 @@ the largest deviation. The test suite runs the same checks on random and on ship
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -17,13 +18,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from ase import Atoms
-from ase.data import covalent_radii
-from ase.geometry import cellpar_to_cell
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from ase_xai.graph import AtomGraph
-from ase_xai.networks import AtomisticNetwork, Prediction, predict
+from ase_xai.networks import AtomisticNetwork, predict
+from ase_xai.networks.base import VOIGT
+from ase_xai.probe import Probe, make_probe
 from ase_xai.weights.format import ModelCard, load_weights, save_weights
 
 FORCE_STEP = 5e-4  # Å
@@ -44,24 +45,6 @@ class Check:
     @property
     def passed(self) -> bool:
         return bool(self.value <= self.tolerance)  # NaN fails
-
-
-@dataclass(frozen=True)
-class Probe:
-    """A network in float64 and systems of its elements: an open cluster, and a triclinic cell smaller than the cutoff."""
-
-    network: AtomisticNetwork
-    cluster: Atoms
-    crystal: Atoms
-    total_charge: float = 0.0
-
-    def predict(self, *systems: Atoms) -> Prediction:
-        graphs = [AtomGraph.from_atoms(s, self.network.cutoff, total_charge=self.total_charge) for s in systems]
-        return predict(self.network, AtomGraph.batch(graphs))
-
-    def energy(self, atoms: Atoms) -> float:
-        """Interaction energy in eV, free-atom references left out so that small differences keep their digits."""
-        return float(self.predict(atoms).output.energies.sum())
 
 
 def check_network(
@@ -85,41 +68,14 @@ def check_network(
     return checks
 
 
-def make_probe(network: AtomisticNetwork, *, total_charge: float = 0.0, seed: int = 0) -> Probe:
-    """A float64 copy of `network` with a 12-atom cluster and a 3-atom crystal of its elements, at bonded distances."""
-    rng = np.random.default_rng(seed)
-    double = copy.deepcopy(network).to(device="cpu", dtype=torch.float64).eval().requires_grad_(False)
-    cell = cellpar_to_cell([3.1, 3.4, 4.3, 80.0, 95.0, 108.0])
-    cell *= max(1.0, 1.4 * 2 * max(covalent_radii[z] for z in network.elements) / 3.1)
-    crystal = Atoms(
-        rng.choice(network.elements, 3),
-        scaled_positions=np.array([[0.05, 0.1, 0.0], [0.45, 0.6, 0.35], [0.9, 0.35, 0.7]]) + rng.normal(0, 0.02, (3, 3)),
-        cell=cell,
-        pbc=True,
-    )
-    return Probe(double, random_cluster(network.elements, 12, rng), crystal, total_charge)
-
-
-def random_cluster(elements: Sequence[int], n_atoms: int, rng: np.random.Generator) -> Atoms:
-    """A connected open cluster: each atom at bond distance from an earlier one and not much closer to any other."""
-    numbers = rng.choice(elements, n_atoms)
-    positions = np.zeros((1, 3))
-    while len(positions) < n_atoms:
-        k = len(positions)
-        partner = rng.integers(k)
-        direction = rng.normal(size=3)
-        bond = covalent_radii[numbers[k]] + covalent_radii[numbers[partner]]
-        trial = positions[partner] + rng.uniform(1.0, 1.15) * bond * direction / np.linalg.norm(direction)
-        closest = np.linalg.norm(positions - trial, axis=1) / (covalent_radii[numbers[:k]] + covalent_radii[numbers[k]])
-        if closest.min() > 0.95:
-            positions = np.vstack([positions, trial])
-    return Atoms(numbers, positions)
-
-
 def _sums(probe: Probe) -> float:
-    p = probe.predict(probe.cluster, probe.crystal)
-    n = len(probe.cluster)
-    return max(abs(float(p.energies[:n].sum() - p.energy[0])), abs(float(p.energies[n:].sum() - p.energy[1])))
+    """Energies of a batch against the parts that the bare network gives for each system alone."""
+    systems = (probe.cluster, probe.crystal)
+    deviations = []
+    for energy, atoms in zip(probe.predict(*systems).energy.tolist(), systems, strict=True):
+        output = probe.network(AtomGraph.from_atoms(atoms, probe.network.cutoff, total_charge=probe.total_charge))
+        deviations.append(abs(energy - math.fsum(output.energies.tolist() + output.references.tolist())))
+    return max(deviations)
 
 
 def _total_charge(probe: Probe) -> float:
@@ -191,10 +147,9 @@ def _stress_error(probe: Probe, atoms: Atoms) -> float:
         strained.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
         return probe.energy(strained)
 
-    voigt = ((0, 0), (1, 1), (2, 2), (1, 2), (0, 2), (0, 1))
     return max(
         abs(stress[k] - _derivative(partial(energy, a, b), STRAIN_STEP) / atoms.cell.volume)
-        for k, (a, b) in enumerate(voigt)
+        for k, (a, b) in enumerate(VOIGT)
     )
 
 
@@ -284,7 +239,7 @@ def _save_and_load(probe: Probe) -> float:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.safetensors"
         save_weights(path, single, ModelCard.describe(single, reference_kind="as loaded"))
-        loaded, _, _ = load_weights(path)
+        loaded = load_weights(path).network
     graph = AtomGraph.from_atoms(probe.cluster, single.cutoff, total_charge=probe.total_charge)
     a, b = predict(single, graph), predict(loaded, graph)
     return max(_largest((a.energies - b.energies).numpy()), _largest((a.forces - b.forces).numpy()))

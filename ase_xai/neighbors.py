@@ -137,7 +137,7 @@ def _choose(backend: str, pbc: np.ndarray, n_atoms: int) -> Callable[..., Pairs]
     if backend in OPEN_ONLY and pbc.any():
         raise ValueError(
             f"Back end {backend!r} was given pbc = {pbc.tolist()}, but it knows no cells and would miss every periodic "
-            'image. Use backend="vesin" (or "auto"), or switch atoms.pbc off for an isolated system.'
+            'image. Use "vesin" or "auto", or switch atoms.pbc off for an isolated system.'
         )
     return BACKENDS[backend]
 
@@ -186,7 +186,7 @@ def _cluster(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: f
     if np.bincount(edges[0], minlength=n_atoms).max() >= n_atoms or 2 * np.count_nonzero(once) != edges.shape[1]:
         raise RuntimeError(
             f"Back end 'cluster' truncated its list: of {edges.shape[1]} directed pairs of {n_atoms} atoms, some lack their "
-            'reverse, or an atom reached the capacity. Use backend="vesin", or another version of pyg-lib or torch-cluster.'
+            'reverse, or an atom reached the capacity. Use "vesin", or another version of pyg-lib or torch-cluster.'
         )
     return _strictly_inside(_open_pairs(edges[0, once], edges[1, once]), positions, cell, cutoff)
 
@@ -197,7 +197,7 @@ def _nvalchemi(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff:
     if module is None:
         raise ImportError(
             "Back end 'nvalchemi' needs nvalchemi-toolkit-ops, which is not installed. "
-            'Install torch first, then `pip install "ase_xai[gpu]"`, or use backend="vesin".'
+            'Install torch first, then `pip install "ase_xai[gpu]"`, or use "vesin" or "auto".'
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     points, box, periodic = (torch.tensor(array, device=device) for array in (positions, _complete_cell(cell, pbc), pbc))
@@ -226,7 +226,7 @@ def _radius_graph() -> Callable[..., torch.Tensor]:
             return function
     raise ImportError(
         "Back end 'cluster' needs pyg-lib 0.7 or later, or torch-cluster; neither is installed. Install torch first, then "
-        '`pip install --no-build-isolation "ase_xai[cluster]"` (it compiles for many minutes), or use backend="vesin".'
+        '`pip install --no-build-isolation "ase_xai[cluster]"` (it compiles for many minutes), or use "vesin" or "auto".'
     )
 
 

@@ -7,9 +7,9 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 
-from ase_xai.contract import random_cluster
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import AtomisticNetwork, BehlerParrinelloNetwork, SchNetNetwork
+from ase_xai.probe import random_cluster
 
 ELEMENTS = [1, 6, 7, 8]
 

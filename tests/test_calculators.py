@@ -33,7 +33,8 @@ from systems import RANDOM_NETWORKS, random_behler_parrinello, random_schnet, sh
 
 import ase_xai
 from ase_xai import BehlerParrinello, Ensemble, NetworkCalculator, SchNet, WeightsError, load
-from ase_xai.weights import ModelCard, save_weights
+from ase_xai.networks import predict
+from ase_xai.weights import ModelCard, resolve, save_weights
 
 OPEN_NAMES = {"energy", "free_energy", "energies", "forces", "charges", "dipole"}
 
@@ -429,6 +430,65 @@ def test_charges_that_are_no_numbers_and_spins_are_not_passed_over(calculator: N
         atoms.get_potential_energy()  # said once is enough
 
 
+def test_radicals_are_warned_of_when_the_weights_know_closed_shells_only(tmp_path: Path) -> None:
+    network = random_schnet(1)
+    card = ModelCard.describe(network, reference_kind="invented", closed_shell=True)
+    save_weights(tmp_path / "closed", network, card)
+    atoms = molecule("CH3")
+    atoms.set_initial_magnetic_moments(None)
+    atoms.calc = load(tmp_path / "closed")
+    with pytest.warns(UserWarning, match=r"CH3 with charge \+0 e has an odd number of electrons, 9"):
+        atoms.get_potential_energy()
+
+
+def test_a_built_calculator_keeps_its_settings(calculator: NetworkCalculator) -> None:
+    with pytest.raises(ValueError, match=r"keeps its settings, got \['dtype'\]"):
+        calculator.set(dtype="float32")
+    assert calculator.todict()["dtype"] == "float64"
+
+
+def test_references_are_the_part_of_the_energies_that_belongs_to_the_element(weights: dict[str, Path]) -> None:
+    calculator = load(weights["schnet"], dtype="float64")
+    atoms = ethanol(calculator)
+    references = calculator.references(atoms)
+    assert [set(references[atoms.numbers == z]) for z in (1, 6, 8)] == [{-13.6}, {-1029.9}, {-2042.6}]
+    interaction = predict(calculator.network, calculator.graph(atoms)).output.energies.numpy()
+    assert np.allclose(atoms.get_potential_energies() - references, interaction, atol=1e-9)
+    both = Ensemble([weights["schnet"], weights["bp"]])
+    assert np.allclose(both.references(atoms), references)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "half"}, "dtype must be one of"),
+        ({"device": "gpu"}, r'device must be "cpu", "cuda"'),
+        ({"threads": 0}, "threads must be a positive integer"),
+        ({"threads": 1.5}, "threads must be a positive integer"),
+        ({"total_charge": "a"}, "total_charge must be a number in e, got 'a'"),
+        ({"skin": -1.0}, "skin must be"),
+        ({"neighbors": "magic"}, "Unknown neighbor back end"),
+        ({"dipole_origin": "here"}, "dipole_origin must be"),
+    ],
+)
+def test_settings_are_checked_when_given(weights: dict[str, Path], settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SchNet(weights["schnet"], **settings)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_missing_cuda_device_is_named(weights: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match='no CUDA device here. Use device="cpu"'):
+        SchNet(weights["schnet"], device="cuda")
+
+
+def test_calculators_from_the_same_loaded_weights_are_independent(weights: dict[str, Path]) -> None:
+    loaded = resolve(weights["schnet"])
+    double, single = SchNet(loaded, dtype="float64"), SchNet(loaded, dtype="float32")
+    assert double.network.dtype == torch.float64 and single.network.dtype == torch.float32
+    assert double.todict()["weights"] == str(weights["schnet"])
+
+
 def test_unknown_names_and_wrong_settings(weights: dict[str, Path]) -> None:
     with pytest.raises(WeightsError, match=r"neither shipped weights .* nor a file"):
         SchNet("no-such-weights-anywhere")
@@ -436,8 +496,6 @@ def test_unknown_names_and_wrong_settings(weights: dict[str, Path]) -> None:
         SchNet("organik")
     with pytest.raises(WeightsError, match="holds a schnet network"):
         BehlerParrinello(weights["schnet"])
-    with pytest.raises(ValueError, match="dtype must be one of"):
-        SchNet(weights["schnet"], dtype="half")
     assert type(load(weights["bp"])) is BehlerParrinello and type(load(weights["schnet"])) is SchNet
 
 
@@ -463,6 +521,12 @@ def test_ensemble_is_mean_and_spread(weights: dict[str, Path]) -> None:
 def test_ensemble_refuses_members_that_do_not_fit(weights: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least 2 members, got 1"):
         Ensemble([weights["schnet"]])
+    with pytest.raises(ValueError, match="must be a list"):
+        Ensemble("organic")
+    with pytest.raises(ValueError, match="same weights"):
+        Ensemble([weights["schnet"], weights["schnet"]])
+    with pytest.raises(RuntimeError, match="before the first evaluation"):
+        _ = Ensemble([weights["schnet"], weights["bp"]]).spread
     network = RANDOM_NETWORKS["schnet-1"]()
     card = ModelCard.describe(network, reference_kind="invented", level_of_theory="another")
     save_weights(tmp_path / "other", network, card)

@@ -25,6 +25,7 @@ from ase_xai import contract, runs
 from ase_xai import weights as weight_files
 from ase_xai.cli import app, force_error
 from ase_xai.networks import SchNetNetwork
+from ase_xai.runs.frames import load_state
 from ase_xai.weights.format import ModelCard, load_weights, save_weights
 
 COMMAND = [sys.executable, "-m", "ase_xai.cli"]
@@ -83,7 +84,7 @@ def test_relax_writes_frames_and_prints_atoms(folder: Path, call: Call) -> None:
     last = read("ethanol.relax.traj")
     assert float(lines[1].split()[2]) == pytest.approx(last.get_potential_energies()[0], abs=1e-4)
     assert float(lines[1].split()[3]) == pytest.approx(last.get_charges()[0], abs=1e-4)
-    assert last.calc.parameters["sha256"] == load_weights(last.calc.parameters["weights"])[2]
+    assert last.calc.parameters["sha256"] == load_weights(last.calc.parameters["weights"]).sha256
 
 
 def test_table_ends_after_twenty_atoms(folder: Path, call: Call) -> None:
@@ -101,7 +102,7 @@ def test_md_restarts_where_it_ended(folder: Path, call: Call) -> None:
     assert call(*common, "--steps", 15, "--output", "parts.traj").exit_code == 0
     result = call(*common, "--steps", 30, "--output", "parts.traj", "--restart")
     assert result.exit_code == 0 and "15 fs of dynamics" in result.stdout and "11 frames" in result.stdout
-    whole, parts = (runs.load_state(Path(name)) for name in ("whole.traj", "parts.traj"))
+    whole, parts = (load_state(Path(name)) for name in ("whole.traj", "parts.traj"))
     assert whole[0] == parts[0]
     assert_refused(call(*common, "--steps", 40, "--output", "parts.traj", "--restart", "--seed", 1), "seed is 1, was 0")
     assert_refused(call(*common, "--output", "parts.traj", "--restart", "--overwrite"), "Give one of them")
@@ -207,7 +208,8 @@ def test_calculator_errors_are_expected_and_bugs_are_not(folder: Path, call: Cal
 
 
 def test_models_are_listed(weights: str, call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, card, sha256 = load_weights(weights)
+    loaded = load_weights(weights)
+    card, sha256 = loaded.card, loaded.sha256
     card = ModelCard(**{**vars(card), "errors": {"test": {"all": {"energy": 1.0, "forces_mae_eV_per_A": 0.0456}}}})
     record = weight_files.ShippedWeights("small", card, sha256, 12_345_678)
     monkeypatch.setattr(weight_files, "shipped", lambda: [record])
@@ -270,7 +272,7 @@ def test_interrupted_command_ends_in_order_and_restarts(folder: Path, weights: s
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130 and time.monotonic() - started < 2.0
     assert message.startswith("interrupted after step") and "--restart" in message and message.count("\n") == 1
-    state, mark = runs.load_state(Path("ethanol.md.traj"))
+    state, mark = load_state(Path("ethanol.md.traj"))
     assert len(read("ethanol.md.traj", ":")) == mark.frames == state["step"] + 1
     more = str(state["step"] + 10)
     result = CliRunner().invoke(app, [*words[3:], more, "--restart"])

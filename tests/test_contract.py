@@ -7,8 +7,9 @@ import torch
 from ase import Atoms
 from systems import RANDOM_NETWORKS, random_schnet
 
-from ase_xai.contract import CONTRACT, Probe, check_network, make_probe
+from ase_xai.contract import CONTRACT, check_network
 from ase_xai.networks import NETWORKS
+from ase_xai.probe import Probe, make_probe
 from ase_xai.weights import resolve, shipped
 
 SHIPPED = [record.name for record in shipped()]
@@ -17,7 +18,7 @@ SHIPPED = [record.name for record in shipped()]
 @pytest.fixture(scope="module")
 def probe(request: pytest.FixtureRequest) -> Probe:
     name, charge = request.param
-    network = RANDOM_NETWORKS[name]() if name in RANDOM_NETWORKS else resolve(name)[0]
+    network = RANDOM_NETWORKS[name]() if name in RANDOM_NETWORKS else resolve(name).network
     return make_probe(network, total_charge=charge)
 
 

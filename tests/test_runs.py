@@ -27,7 +27,8 @@ from ase.constraints import FixAtoms
 from ase.io import read
 
 from ase_xai import runs
-from ase_xai.runs import FrameFile, MDSettings, RunError, RunExploded, RunInterrupted, Signals, StorageError, relax, run_md
+from ase_xai.runs import MDSettings, RunError, RunExploded, RunInterrupted, StorageError, dynamics, frames, relax, run_md
+from ase_xai.runs.frames import FrameFile, Signals
 
 SUFFIXES = (".traj", ".extxyz")
 
@@ -102,7 +103,7 @@ def assert_same_frames(one: Path, other: Path) -> None:
 
 def assert_same_end(one: Path, other: Path) -> None:
     """Equal positions, momenta and random state after the last step, to the bit."""
-    a, b = (runs.load_state(path)[0] for path in (one, other))
+    a, b = (frames.load_state(path)[0] for path in (one, other))
     assert a == b
 
 
@@ -268,14 +269,14 @@ def test_conserved_motions_do_not_count_as_temperature(
     atoms = Atoms("Ar") if name == "Ar" else molecule(name)
     atoms.calc = Springs(atoms)
     run_md(atoms, tmp_path / "run.traj", MDSettings(steps=1, thermostat=thermostat))
-    assert runs.load_state(tmp_path / "run.traj")[0]["degrees_of_freedom"] == degrees_of_freedom
+    assert frames.load_state(tmp_path / "run.traj")[0]["degrees_of_freedom"] == degrees_of_freedom
 
 
 @pytest.mark.parametrize("thermostat", ["langevin", "bussi"])
 def test_thermostats_reach_their_temperature(tmp_path: Path, thermostat: str) -> None:
     settings = MDSettings(steps=2000, thermostat=thermostat, timestep=1.0, friction=0.05, interval=10, seed=3)
     run_md(make_atoms(), tmp_path / "run.traj", settings)
-    counted = runs.load_state(tmp_path / "run.traj")[0]["degrees_of_freedom"]
+    counted = frames.load_state(tmp_path / "run.traj")[0]["degrees_of_freedom"]
     kinetic = np.mean([frame.get_kinetic_energy() for frame in frames_of(tmp_path / "run.traj")[100:]])
     assert 2 * kinetic / (units.kB * counted) == pytest.approx(300, rel=0.15)
 
@@ -331,7 +332,7 @@ def test_killed_runs_restart_exactly(tmp_path: Path, suffix: str, seed: int, mon
     random, kills = np.random.default_rng(seed), 0
 
     def go_on() -> None:
-        resumable = runs.state_path(parts).exists()
+        resumable = frames.state_path(parts).exists()
         run_md(make_atoms(delay=0.002), parts, settings, restart=resumable, overwrite=not resumable)
 
     for _ in range(50):
@@ -356,9 +357,9 @@ def test_frames_after_the_saved_state_are_cut_off(tmp_path: Path, suffix: str) -
     whole, ahead = tmp_path / f"whole{suffix}", tmp_path / f"ahead{suffix}"
     run_md(make_atoms(), whole, MDSettings(steps=60, interval=1))
     run_md(make_atoms(), ahead, MDSettings(steps=30, interval=1))
-    early = runs.state_path(ahead).read_bytes()
+    early = frames.state_path(ahead).read_bytes()
     run_md(make_atoms(), ahead, MDSettings(steps=60, interval=1), restart=True)
-    runs.state_path(ahead).write_bytes(early)
+    frames.state_path(ahead).write_bytes(early)
     with ahead.open("ab") as file:
         file.write(b"half a frame")
     run_md(make_atoms(), ahead, MDSettings(steps=60, interval=1), restart=True)
@@ -393,7 +394,7 @@ def test_restart_needs_output_and_state(tmp_path: Path) -> None:
 def test_damaged_state_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "run.traj"
     run_md(make_atoms(), path, MDSettings(steps=2))
-    state = runs.state_path(path)
+    state = frames.state_path(path)
     state.write_bytes(state.read_bytes()[:-200] if content is None else content)
     with pytest.raises(RunError, match=r"cannot restart from .*restart\.json"):
         run_md(make_atoms(), path, MDSettings(steps=4), restart=True)
@@ -402,21 +403,21 @@ def test_damaged_state_is_refused(tmp_path: Path, content: bytes | None) -> None
 def test_flipped_bytes_in_the_state_never_give_another_run(tmp_path: Path) -> None:
     path, random = tmp_path / "run.traj", np.random.default_rng(0)
     run_md(make_atoms(), path, MDSettings(steps=2))
-    good, content = runs.load_state(path), runs.state_path(path).read_bytes()
+    good, content = frames.load_state(path), frames.state_path(path).read_bytes()
     for place in random.integers(len(content), size=500):
         flipped = bytearray(content)
         flipped[place] ^= 1 << random.integers(8)
-        runs.state_path(path).write_bytes(flipped)
+        frames.state_path(path).write_bytes(flipped)
         with contextlib.suppress(RunError):
-            assert runs.load_state(path) == good  # a blank that became another kind of blank
+            assert frames.load_state(path) == good  # a blank that became another kind of blank
 
 
 def test_state_with_missing_entries_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.traj"
     run_md(make_atoms(), path, MDSettings(steps=2))
-    state, mark = runs.load_state(path)
+    state, mark = frames.load_state(path)
     del state["rng"]
-    runs.save_state(path, state, mark)
+    frames.save_state(path, state, mark)
     with pytest.raises(RunError, match="no state of dynamics"):
         run_md(make_atoms(), path, MDSettings(steps=4), restart=True)
 
@@ -446,7 +447,7 @@ def test_existing_output_is_kept_unless_replaced(tmp_path: Path) -> None:
     run_md(make_atoms(), path, MDSettings(steps=3, interval=1), overwrite=True)
     assert len(frames_of(path)) == 4
     relax(make_atoms(), path, overwrite=True)
-    assert len(frames_of(path)) == 1 and not runs.state_path(path).exists()
+    assert len(frames_of(path)) == 1 and not frames.state_path(path).exists()
 
 
 def test_atoms_and_a_calculator_are_needed(tmp_path: Path) -> None:
@@ -535,7 +536,7 @@ def test_interrupted_dynamics_leave_everything_in_order(tmp_path: Path, suffix: 
     wait_for_frames(parts, 5)
     os.kill(child, number)
     assert exit_code_of(child, within=2.0) == 130
-    state, mark = runs.load_state(parts)
+    state, mark = frames.load_state(parts)
     assert 8 <= state["step"] < 100
     assert mark.frames == len(frames_of(parts)) == state["step"] // 2 + 1
     run_md(make_atoms(), parts, settings, restart=True)
@@ -549,7 +550,7 @@ def test_interruption_acts_within_a_long_evaluation(tmp_path: Path) -> None:
     wait_for_frames(path, 1)
     os.kill(child, signal.SIGINT)
     assert exit_code_of(child, within=2.0) == 130
-    assert len(frames_of(path)) == 1 and runs.load_state(path)[0]["step"] == 0
+    assert len(frames_of(path)) == 1 and frames.load_state(path)[0]["step"] == 0
 
 
 def test_interruption_says_how_to_continue(tmp_path: Path) -> None:
@@ -648,7 +649,7 @@ def test_relaxation_on_a_full_disk_stops(tmp_path: Path) -> None:
 def test_state_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
     first, path = tmp_path / "first.extxyz", tmp_path / "run.extxyz"
     run_md(make_atoms(), first, MDSettings(steps=0))
-    frame_size, state_size = first.stat().st_size, runs.state_path(first).stat().st_size
+    frame_size, state_size = first.stat().st_size, frames.state_path(first).stat().st_size
     with file_size_limit((frame_size + state_size) // 2), pytest.raises(StorageError, match="state for a restart"):
         run_md(make_atoms(), path)
     assert len(frames_of(path)) == 1
@@ -735,7 +736,7 @@ def test_close_pairs_are_never_overlooked(head_on: bool) -> None:
             atoms = Atoms("C6H6", random.uniform(0, 3.5, (12, 3)), cell=[3.5] * 3, pbc=random.random(3) < 0.5)
             velocities = random.normal(0, 0.03, (12, 3))
         atoms.calc = Springs(atoms)
-        watch = runs.ExplosionWatch(atoms, runs.first_state(atoms, MDSettings(), {}, random))
+        watch = dynamics.ExplosionWatch(atoms, dynamics.first_state(atoms, MDSettings(), {}, random))
         for step in range(200 if head_on else 60):
             limits = np.where((atoms.numbers == 1)[:, None] | (atoms.numbers == 1), 0.3, 0.5)
             np.fill_diagonal(limits, -1)

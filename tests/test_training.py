@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -173,6 +174,10 @@ def test_a_checkpoint_that_does_not_fit_is_refused(structures: StructureSet, tmp
     trainer(fresh(structures)).run(progress=False)
     with pytest.raises(ValueError, match=r"checkpoint.safetensors cannot be continued: .*another network"):
         trainer(random_behler_parrinello())
+    network = fresh(structures)
+    other = replace(settings(7), seed=9, batch_size=4)
+    with pytest.raises(ValueError, match="batch_size=8, now 4; seed=1, now 9"):
+        Trainer(network, GraphLoader(structures, network.cutoff), train, validation, other, tmp_path)
     content = (tmp_path / "checkpoint.safetensors").read_bytes()
     for damaged in (b"", content[:100], content[:-1], b"\x80\x04K\x01."):
         (tmp_path / "checkpoint.safetensors").write_bytes(damaged)
@@ -225,5 +230,5 @@ def test_the_training_example_runs_and_resumes(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     from ase_xai.weights import load_weights
 
-    _, card, _ = load_weights(tmp_path / "run" / "weights.safetensors")
-    assert card.training["steps"] == 9 and set(card.errors["test"]) == {"all", "cold", "thermal"}
+    card = load_weights(tmp_path / "run" / "weights.safetensors").card
+    assert card.training["settings"]["steps"] == 9 and set(card.errors["test"]) == {"all", "cold", "thermal"}

@@ -42,8 +42,7 @@ def sealed(tensors: dict[str, torch.Tensor], card: dict) -> bytes:
 
 
 def parts(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
-    _, card, _ = load_weights(path)
-    return tensors_from_bytes(path.read_bytes()), asdict(card)
+    return tensors_from_bytes(path.read_bytes()), asdict(load_weights(path).card)
 
 
 @pytest.mark.parametrize("name", RANDOM_NETWORKS)
@@ -51,8 +50,9 @@ def test_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
     network = RANDOM_NETWORKS[name]()
     card = ModelCard.describe(network, reference_kind="invented", total_charges=(-1.0, 0.0), errors={"test": {"x": 0.1}})
     seal = save_weights(tmp_path / "w", network, card)
-    loaded, card_again, seal_again = load_weights(tmp_path / "w")
-    assert seal == seal_again and card_again == card and not loaded.training
+    again = load_weights(tmp_path / "w")
+    loaded = again.network
+    assert again.sha256 == seal and again.card == card and not loaded.training
     assert type(loaded) is type(network) and loaded.settings() == network.settings()
     assert loaded.energy.references == network.energy.references
     graph = AtomGraph.from_atoms(molecule("CH3CH2OH"), network.cutoff)
@@ -64,7 +64,7 @@ def test_round_trip_is_bit_equal(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["schnet", "behler-parrinello"])
 def test_files_of_format_1_are_read_for_ever(name: str) -> None:
     """Files and numbers written by version 0.1.0; never write them anew."""
-    network, _, _ = load_weights(DATA / f"format-1-{name}.safetensors")
+    network = load_weights(DATA / f"format-1-{name}.safetensors").network
     kept = json.loads((DATA / "format-1.json").read_text())[name]
     prediction = predict(network.double(), AtomGraph.from_atoms(molecule("CH3CH2OH"), network.cutoff))
     assert float(prediction.energy) == pytest.approx(kept["energy_eV"], abs=1e-9)
@@ -179,7 +179,7 @@ def test_a_failed_save_keeps_the_old_file(good: Path, tmp_path: Path, monkeypatc
     def full(*args: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("ase_xai.weights.format.os.fsync", full)
+    monkeypatch.setattr("ase_xai.files.os.fsync", full)
     with pytest.raises(OSError, match="No space"):
         save_weights(path, network, ModelCard.describe(network, reference_kind="x"))
     assert path.read_bytes() == good.read_bytes() and [p.name for p in tmp_path.iterdir()] == ["w"]
@@ -190,7 +190,7 @@ def test_names_are_resolved_before_paths_and_the_nearest_is_suggested(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "organic").write_text("a file of that name in the working folder")
-    assert resolve("organic")[1].architecture == "schnet"
+    assert resolve("organic").card.architecture == "schnet"
     for wrong, nearest in (("organik", "organic"), ("organic_bp", "organic-bp")):
         with pytest.raises(WeightsError, match=f"Did you mean '{nearest}'"):
             resolve(wrong)

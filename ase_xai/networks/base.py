@@ -21,7 +21,7 @@ class AtomwiseOutput:
     """What a network says atom by atom, before anything is summed.
 
     Args:
-        energies: (N,) latent interaction energies in eV, free-atom references not included.
+        energies: (N,) latent interaction energies in eV, reference energies of the elements not included.
         references: (N,) float64 energies E0[Z] in eV that belong to the element alone.
         charges: (N,) latent partial charges in e that sum to each system's total charge; None without a charge head.
         features: (N, F) learned atomic features, dimensionless.

@@ -11,7 +11,7 @@ from ase_xai.graph import AtomGraph
 
 
 class AtomicEnergy(nn.Module):
-    """E_i = s·f_i + m, beside the free-atom reference E0[Z_i]; all in float64 whatever the network's precision.
+    """E_i = s·f_i + m, beside the reference energy E0[Z_i] of the element; all in float64 whatever the network's precision.
 
     Scale s and shift m (eV per atom) bring network outputs of order one to the training data. References are a thousand
     times larger than the energies of interest, so they are kept apart and never pass through float32.

@@ -32,37 +32,23 @@ from ase_xai.runs.dynamics import (
 )
 from ase_xai.runs.frames import (
     FrameFile,
-    Mark,
     RunError,
     RunInterrupted,
     Signals,
     StorageError,
     checked_output,
-    load_state,
     refuse_existing,
-    save_state,
-    state_path,
 )
 
 __all__ = [
-    "ExplosionWatch",
-    "FrameFile",
     "MDSettings",
-    "MDState",
-    "Mark",
     "RunError",
     "RunExploded",
     "RunInterrupted",
     "RunSummary",
-    "Signals",
     "StorageError",
-    "first_state",
-    "identity_of",
-    "load_state",
     "relax",
     "run_md",
-    "save_state",
-    "state_path",
 ]
 
 OPTIMIZERS = {"BFGS": BFGS, "FIRE": FIRE, "LBFGS": LBFGS}

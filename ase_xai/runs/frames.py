@@ -22,7 +22,7 @@ from ase import Atoms
 from ase.io import write
 from ase.io.trajectory import TrajectoryWriter
 
-from ase_xai.weights.format import write_atomically
+from ase_xai.files import write_atomically
 
 SUFFIXES = (".traj", ".extxyz")
 STATE_FORMAT = 1

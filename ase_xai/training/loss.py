@@ -29,7 +29,7 @@ def loss(prediction: Prediction, labels: Labels, weights: LossWeights) -> Tensor
     energy = ((prediction.energy - labels.energy).abs() / labels.n_atoms).mean()
     forces = torch.linalg.vector_norm(prediction.forces - labels.forces, dim=1).mean()
     if prediction.dipole is None:
-        raise ValueError("this network has no charges, so it cannot learn dipoles. Set the dipole weight's data aside.")
+        raise ValueError("this network has no charges, so it cannot learn dipoles. Give `atomwise` a charge readout.")
     dipole = torch.linalg.vector_norm(prediction.dipole - labels.dipole, dim=1).mean()
     return weights.energy * energy + weights.forces * forces + weights.dipole * dipole
 

@@ -15,10 +15,10 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 from tqdm import tqdm
 
+from ase_xai.files import write_atomically
 from ase_xai.networks.base import AtomisticNetwork, predict
 from ase_xai.training.data import GraphLoader, epoch_batches
 from ase_xai.training.loss import LossWeights, Metrics, loss
-from ase_xai.weights.format import write_atomically
 
 
 @dataclass(frozen=True)
@@ -193,6 +193,7 @@ class Trainer:
                 about = json.loads(file.metadata()["training"])
                 if about["network"] != self._network_record():
                     raise ValueError(f"it belongs to another network, {about['network']}")
+                self._refuse_other_settings(about["settings"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{self.checkpoint} cannot be continued: {error}. Remove it, or use another folder.") from error
@@ -206,6 +207,12 @@ class Trainer:
                     "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
                 }
         self.step, self.running_loss = int(about["step"]), float(about["running_loss"])
+
+    def _refuse_other_settings(self, stored: dict[str, object]) -> None:
+        own = {name: value for name, value in asdict(self.settings).items() if name != "steps"}
+        changed = [f"{name}={stored.get(name)}, now {value}" for name, value in own.items() if stored.get(name) != value]
+        if changed:
+            raise ValueError(f"it was made with {'; '.join(changed)}")
 
     def _network_record(self) -> dict[str, object]:
         return {"architecture": self.network.architecture, **self.network.settings()}

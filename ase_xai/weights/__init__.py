@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import difflib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ase_xai.networks import AtomisticNetwork
-from ase_xai.weights.format import ModelCard, WeightsError, load_weights, save_weights
+from ase_xai.weights.format import LoadedWeights, ModelCard, WeightsError, load_weights, save_weights
 
 FOLDER = Path(__file__).parent
 
-__all__ = ["ModelCard", "ShippedWeights", "WeightsError", "load_weights", "resolve", "save_weights", "shipped"]
+__all__ = [
+    "LoadedWeights",
+    "ModelCard",
+    "ShippedWeights",
+    "WeightsError",
+    "load_weights",
+    "resolve",
+    "save_weights",
+    "shipped",
+]
 
 
 @dataclass(frozen=True)
@@ -29,13 +37,13 @@ def shipped() -> list[ShippedWeights]:
     """All weights inside the package, read and verified."""
     records = []
     for name in _manifest():
-        _, card, sha256 = resolve(name)
-        records.append(ShippedWeights(name, card, sha256, (FOLDER / f"{name}.safetensors").stat().st_size))
+        loaded = resolve(name)
+        records.append(ShippedWeights(name, loaded.card, loaded.sha256, (FOLDER / f"{name}.safetensors").stat().st_size))
     return records
 
 
-def resolve(name_or_path: str | Path) -> tuple[AtomisticNetwork, ModelCard, str]:
-    """Network, model card and SHA-256 of shipped weights by name, or of a weight file by path. Names win over paths.
+def resolve(name_or_path: str | Path) -> LoadedWeights:
+    """Shipped weights by name, or a weight file by path. Names win over paths.
 
     Raises:
         WeightsError: no such name or file (the nearest name is suggested), or a file that cannot be used.
@@ -43,10 +51,10 @@ def resolve(name_or_path: str | Path) -> tuple[AtomisticNetwork, ModelCard, str]
     manifest = _manifest()
     name = str(name_or_path)
     if name in manifest:
-        network, card, sha256 = load_weights(FOLDER / f"{name}.safetensors")
-        if sha256 != manifest[name]:
+        loaded = load_weights(FOLDER / f"{name}.safetensors")
+        if loaded.sha256 != manifest[name]:
             raise WeightsError(f"the shipped weights {name!r} are not those of this release. Reinstall ase-xai.")
-        return network, card, sha256
+        return replace(loaded, source=name)
     if not Path(name_or_path).exists():
         nearest = difflib.get_close_matches(name, manifest, n=1, cutoff=0.5)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""

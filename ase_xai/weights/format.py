@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import struct
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -24,6 +22,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
+from ase_xai.files import write_atomically
 from ase_xai.networks import NETWORKS, AtomisticNetwork
 
 FORMAT_VERSION = 1
@@ -44,9 +43,10 @@ class ModelCard:
         architecture: name in `ase_xai.networks.NETWORKS`.
         settings: the network's constructor arguments.
         scale, shift: eV per atom, of `AtomicEnergy`.
-        references: E0 in eV by chemical symbol.
+        references: reference energy E0 in eV by chemical symbol.
         reference_kind: where the references come from, e.g. "least squares on the training set".
         total_charges: total charges in e found in the training data.
+        closed_shell: whether the training data are closed-shell only, so that radicals deserve a warning.
         level_of_theory: of the labels.
         training: data files with SHA-256, split, seed, steps, loss.
         errors: measured errors on named sets of structures, units in the keys.
@@ -63,6 +63,7 @@ class ModelCard:
     references: dict[str, float]
     reference_kind: str
     total_charges: tuple[float, ...] = (0.0,)
+    closed_shell: bool = False
     level_of_theory: str = "unknown"
     training: dict[str, Any] = field(default_factory=dict)
     errors: dict[str, Any] = field(default_factory=dict)
@@ -87,7 +88,10 @@ class ModelCard:
     def build(self) -> AtomisticNetwork:
         """An untrained network of this architecture, with the card's energy scale and references."""
         if self.architecture not in NETWORKS:
-            raise WeightsError(f"unknown architecture {self.architecture!r}; this version knows {sorted(NETWORKS)}.")
+            raise WeightsError(
+                f"unknown architecture {self.architecture!r}; known are {sorted(NETWORKS)}. If it is your own, first "
+                "import the module that adds it to ase_xai.networks.NETWORKS."
+            )
         with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and soon replaced; the caller's seed stays
             network = NETWORKS[self.architecture](**self.settings)
         network.energy.scale, network.energy.shift = self.scale, self.shift
@@ -104,8 +108,25 @@ def save_weights(path: str | Path, network: AtomisticNetwork, card: ModelCard) -
     return seal
 
 
-def load_weights(path: str | Path) -> tuple[AtomisticNetwork, ModelCard, str]:
-    """Read a weight file: the network (float32, CPU, evaluation mode), its card and its hash.
+@dataclass(frozen=True, eq=False)
+class LoadedWeights:
+    """A verified weight file.
+
+    Args:
+        network: on the CPU, in evaluation mode, its weights without gradients.
+        card: its model card.
+        sha256: of the sealed content.
+        source: the name or path it was asked for by.
+    """
+
+    network: AtomisticNetwork
+    card: ModelCard
+    sha256: str
+    source: str
+
+
+def load_weights(path: str | Path) -> LoadedWeights:
+    """Read and verify a weight file.
 
     Raises:
         WeightsError: the file is missing, empty, cut off, foreign, altered, of a newer version, or does not fit its card.
@@ -125,23 +146,7 @@ def load_weights(path: str | Path) -> tuple[AtomisticNetwork, ModelCard, str]:
         raise WeightsError(f"{path} cannot be used: {error}") from error
     except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise WeightsError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
-    return network.eval().requires_grad_(False), card, seal
-
-
-def write_atomically(path: str | Path, content: bytes) -> None:
-    """Replace `path` by `content` so that a reader, or a crash, sees the old file or the new one and nothing between."""
-    path = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    return LoadedWeights(network.eval().requires_grad_(False), card, seal, str(path))
 
 
 def _metadata(content: bytes) -> Mapping[str, str]:
