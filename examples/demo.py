@@ -95,7 +95,7 @@ def print_table(atoms: Atoms) -> None:
 
 
 def draw(frames: list[Atoms], relaxed: Atoms, relaxed_energies: np.ndarray, path: Path) -> None:
-    """Where the energy sits: E_i(t) minus E_i of the relaxed molecule, as a mean per atom and as a carpet of atoms and time."""
+    """Where the energy sits: E_i(t) minus E_i of the relaxed molecule, as a mean per atom and as a carpet."""
     change = np.array([frame.get_potential_energies() for frame in frames]) - relaxed_energies
     charges = np.array([frame.get_charges() for frame in frames])
     times = np.arange(len(frames)) * INTERVAL * TIMESTEP / 1000
