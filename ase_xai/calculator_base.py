@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ase_xai.graph import stress_volume
 
+MIN_DISTANCE = 0.1  # Å; closer atoms, or images, are a mistake in the input and not a configuration
 PROPERTIES = ("energy", "free_energy", "energies", "forces", "stress", "charges", "dipole")
 
 
@@ -64,7 +65,7 @@ class AtomisticCalculator(Calculator):
         self.elements = tuple(elements)
         self.total_charges = tuple(float(q) for q in total_charges)
         self.closed_shell = closed_shell
-        self.total_charge = _checked_charge(total_charge)
+        self._total_charge = _checked_charge(total_charge)
         self.dipole_origin = _checked_origin(dipole_origin)
         self.n_evaluations = 0
         self._warnings: set[str] = set()
@@ -73,7 +74,7 @@ class AtomisticCalculator(Calculator):
     def calculate(
         self,
         atoms: Atoms | None = None,
-        properties: Sequence[str] = ("energy",),
+        properties: Sequence[str] | None = ("energy",),
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """Fill `results` with everything that is defined for `atoms`."""
@@ -81,24 +82,26 @@ class AtomisticCalculator(Calculator):
         if atoms is None:
             raise InputError("there are no atoms to calculate. Set atoms.calc = calculator and ask the atoms.")
         charge = self.charge_of(atoms)
-        self._refuse_undefined(atoms, charge, properties)
+        self._refuse_undefined(atoms, charge, properties or ())
         self._refuse_bad_input(atoms, charge)
-        self._warn_of_spin(atoms, charge)
-        Calculator.calculate(self, atoms, list(properties), list(system_changes))
-        self.results = {}  # not every caller has cleared what belongs to other atoms
-        with torch.inference_mode(False):
-            results = self._evaluate(atoms, charge)
-        if not np.isfinite(results["energy"]) or not np.isfinite(results["forces"]).all():
-            raise InputError(
-                f"the network gives energy {results['energy']} eV and forces that are not finite. The geometry is far "
-                "outside its training data; look for atoms that almost overlap."
-            )
-        if not self._has_dipole(atoms, charge):
-            results.pop("dipole", None)
-        if np.isnan(stress_volume(atoms)):
-            results.pop("stress", None)
-        self.n_evaluations += 1
-        self.results = results
+        self._warn_of_ignored(atoms, charge)
+        with self._lock:
+            self.results = {}  # first: whatever happens from here on, no older result belongs to these atoms
+            Calculator.calculate(self, atoms, list(properties or ()), list(system_changes))
+            with torch.inference_mode(False):
+                results = self._evaluate(atoms, charge)
+            if not self._has_dipole(atoms, charge):
+                results.pop("dipole", None)
+            if np.isnan(stress_volume(atoms)):
+                results.pop("stress", None)
+            _refuse_infinite(results)
+            self.n_evaluations += 1
+            self.results = results
+
+    @property
+    def total_charge(self) -> float | None:
+        """The charge in e that the calculator was built with; None reads it from the atoms."""
+        return self._total_charge
 
     @abstractmethod
     def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
@@ -122,11 +125,19 @@ class AtomisticCalculator(Calculator):
         with self._lock:
             return super().get_property(name, atoms, allow_calculation)
 
+    def calculate_properties(self, atoms: Atoms, properties: Sequence[str]) -> Properties:
+        """What `atoms.get_properties` asks for, from one evaluation that no other thread can replace meanwhile."""
+        with self._lock:
+            return super().calculate_properties(atoms, properties)
+
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last evaluation, the total charge included."""
         changes = super().check_state(atoms, tol=tol)
         if self.atoms is not None and not np.array_equal(self.atoms.info.get("charge", 0), atoms.info.get("charge", 0)):
             changes = [*changes, "charge"]
+        by_mass = self.atoms is not None and self.dipole_origin == "center_of_mass"
+        if by_mass and not np.array_equal(self.atoms.get_masses(), atoms.get_masses()):  # type: ignore[union-attr]
+            changes = [*changes, "masses"]
         return changes
 
     def export_properties(self) -> Properties:
@@ -135,7 +146,7 @@ class AtomisticCalculator(Calculator):
     def charge_of(self, atoms: Atoms) -> float:
         """Total charge in e used for `atoms`."""
         stated = atoms.info.get("charge")
-        if stated is not None and not isinstance(stated, Real):
+        if stated is not None and (isinstance(stated, bool) or not isinstance(stated, Real)):
             raise InputError(f'atoms.info["charge"] is {stated!r}, not a number. Give the total charge in e.')
         if self.total_charge is None:
             return float(stated or 0)
@@ -174,14 +185,19 @@ class AtomisticCalculator(Calculator):
             known = ", ".join(chemical_symbols[z] for z in self.elements)
             names = ", ".join(chemical_symbols[z] if 0 <= z < len(chemical_symbols) else str(z) for z in unknown)
             raise InputError(f"the network does not know {names}; it knows {known}. Use weights trained on {names}.")
-        _refuse_not_finite(atoms)
+        refuse_bad_geometry(atoms)
         if charge not in self.total_charges:
             raise InputError(
                 f"total charge {charge:+g} e was asked for; these weights were trained for {list(self.total_charges)} e "
                 'only. Use others, or correct atoms.info["charge"].'
             )
 
-    def _warn_of_spin(self, atoms: Atoms, charge: float) -> None:
+    def _warn_of_ignored(self, atoms: Atoms, charge: float) -> None:
+        if atoms.has("initial_charges") and abs(atoms.get_initial_charges().sum() - charge) > 0.01:
+            self._warn_once(
+                f"initial charges sum to {atoms.get_initial_charges().sum():+.3g} e and are ignored; the total charge used "
+                f'is {charge:+g} e. Set atoms.info["charge"], or total_charge of the calculator.'
+            )
         if atoms.has("initial_magmoms") and atoms.get_initial_magnetic_moments().any():
             self._warn_once("initial magnetic moments are ignored: these networks know no spin.")
         n_electrons = int(atoms.numbers.sum()) - round(charge)
@@ -203,17 +219,27 @@ class AtomisticCalculator(Calculator):
         vars(self).update(state, _lock=threading.RLock())
 
 
-def _refuse_not_finite(atoms: Atoms) -> None:
+def _refuse_infinite(results: dict[str, Any]) -> None:
+    for name, value in results.items():
+        if not np.isfinite(value).all():
+            raise InputError(
+                f"the network gives {name} that are not finite. The geometry is far outside its training data; look for "
+                "atoms that almost overlap."
+            )
+
+
+def refuse_bad_geometry(atoms: Atoms) -> None:
+    """Raise InputError for positions or a cell that no energy can be given for."""
     if not np.isfinite(atoms.positions).all():
         atom = int(np.flatnonzero(~np.isfinite(atoms.positions).all(axis=1))[0])
         raise InputError(f"position of atom {atom} is {atoms.positions[atom].tolist()} Å. Positions must be finite numbers.")
     if not np.isfinite(atoms.cell.array).all():
         raise InputError(f"the cell is {atoms.cell.array.tolist()} Å. Cell vectors must be finite numbers.")
     periodic = atoms.cell.array[atoms.pbc]
-    if len(periodic) and np.linalg.matrix_rank(periodic, tol=1e-6) < len(periodic):
+    if len(periodic) and np.linalg.norm(periodic, -2) < MIN_DISTANCE:
         raise InputError(
-            f"pbc is {atoms.pbc.tolist()}, but the periodic cell vectors {periodic.tolist()} Å are zero or linearly "
-            "dependent. Set the cell, or atoms.pbc = False."
+            f"pbc is {atoms.pbc.tolist()}, but the periodic cell vectors {periodic.tolist()} Å are zero, shorter than "
+            f"{MIN_DISTANCE} Å or linearly dependent. Set the cell, or atoms.pbc = False."
         )
 
 

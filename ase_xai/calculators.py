@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,15 +16,16 @@ from ase import Atoms
 from ase.calculators.calculator import InputError
 from numpy.typing import NDArray
 
-from ase_xai.calculator_base import AtomisticCalculator, dipole_origin_point
+from ase_xai.calculator_base import MIN_DISTANCE, AtomisticCalculator, dipole_origin_point
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import BehlerParrinelloNetwork, Prediction, SchNetNetwork, predict
 from ase_xai.skin import SkinList
 from ase_xai.weights import LoadedWeights, WeightsError, resolve
 
+_PROCESS = os.getpid()
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SMALL = 200  # atoms; below, a second CPU thread costs more than it gives
-MIN_DISTANCE = 0.1  # Å; closer atoms are a mistake in the input, not a configuration
+CHARGED = ("charges", "dipole")
 
 
 class NetworkCalculator(AtomisticCalculator):
@@ -60,8 +63,6 @@ class NetworkCalculator(AtomisticCalculator):
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
-        if threads is not None and (not isinstance(threads, int) or threads < 1):
-            raise ValueError(f"threads must be a positive integer or None, got {threads!r}. It is a number of CPU threads.")
         loaded = weights if isinstance(weights, LoadedWeights) else resolve(weights or self.default_weights)
         card = loaded.card
         if self.architecture not in (None, card.architecture):
@@ -75,10 +76,13 @@ class NetworkCalculator(AtomisticCalculator):
             total_charge=total_charge,
             dipole_origin=dipole_origin,
         )
+        if not loaded.network.has_charges:
+            self.implemented_properties = [name for name in self.implemented_properties if name not in CHARGED]
         self.device = _checked_device(device)
-        self.network = copy.deepcopy(loaded.network).to(device=self.device, dtype=DTYPES[dtype])
+        with torch.inference_mode(False):
+            self.network = copy.deepcopy(loaded.network).to(device=self.device, dtype=DTYPES[dtype])
         self.card, self.sha256 = card, loaded.sha256
-        self.threads = threads
+        self.threads = _checked_threads(threads)
         self.neighbor_list = SkinList(self.network.cutoff, skin, neighbors)
         self.parameters.update(
             weights=loaded.source,
@@ -95,7 +99,10 @@ class NetworkCalculator(AtomisticCalculator):
 
     def graph(self, atoms: Atoms) -> AtomGraph:
         """The graph the network sees, from the reused neighbor list."""
-        pairs = self.neighbor_list.update(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+        try:
+            pairs = self.neighbor_list.update(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
+        except ValueError as error:
+            raise InputError(str(error)) from error
         graph = AtomGraph.from_pairs(
             atoms, pairs, total_charge=self.charge_of(atoms), cutoff=self.network.cutoff, device=self.device
         )
@@ -105,6 +112,11 @@ class NetworkCalculator(AtomisticCalculator):
     def references(self, atoms: Atoms) -> NDArray[np.float64]:
         energies = self.network.energy.references
         return np.array([energies.get(int(z), 0.0) for z in atoms.numbers])
+
+    def _evaluate_alone(self, atoms: Atoms, charge: float) -> dict[str, Any]:
+        """`_evaluate` for an ensemble, while no other thread uses this member."""
+        with self._lock:
+            return self._evaluate(atoms, charge)
 
     def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
         with _cpu_threads(self.threads or (1 if len(atoms) < SMALL else None)):
@@ -152,6 +164,8 @@ class Ensemble(AtomisticCalculator):
     def __init__(self, members: Sequence[NetworkCalculator | str | Path], **settings: Any) -> None:
         if isinstance(members, (str, Path)):
             raise ValueError(f"members must be a list of calculators, names or paths, got {members!r}. Give at least two.")
+        if settings and any(isinstance(member, NetworkCalculator) for member in members):
+            raise ValueError(f"settings {sorted(settings)} would not reach members that are calculators. Set them there.")
         calculators = [member if isinstance(member, NetworkCalculator) else load(member, **settings) for member in members]
         if len(calculators) < 2:
             raise ValueError(f"an ensemble needs at least 2 members, got {len(calculators)}. Use the one calculator itself.")
@@ -171,6 +185,10 @@ class Ensemble(AtomisticCalculator):
             total_charge=calculators[0].total_charge,
             dipole_origin=calculators[0].dipole_origin,
         )
+        if not self.elements or not self.total_charges:
+            raise ValueError("members have no element or no total charge in common, so no system suits all of them.")
+        if not all(c.network.has_charges for c in calculators):
+            self.implemented_properties = [name for name in self.implemented_properties if name not in CHARGED]
         self.members = calculators
         self._spread: dict[str, Any] = {}
         self.parameters.update(members=[calculator.todict() for calculator in calculators])
@@ -183,15 +201,15 @@ class Ensemble(AtomisticCalculator):
         """
         if not self.results:
             raise RuntimeError("there is no spread before the first evaluation. Ask the atoms for a result first.")
-        return {name: self._spread[name] for name in self.results}
+        return {name: copy.copy(self._spread[name]) for name in self.results}
 
     def references(self, atoms: Atoms) -> NDArray[np.float64]:
         return np.mean([member.references(atoms) for member in self.members], axis=0)
 
     def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
-        all_results = [member._evaluate(atoms, charge) for member in self.members]
+        all_results = [member._evaluate_alone(atoms, charge) for member in self.members]
         mean: dict[str, Any] = {}
-        for name in all_results[0]:
+        for name in set.intersection(*(set(results) for results in all_results)):
             values = np.stack([results[name] for results in all_results])
             mean[name], self._spread[name] = values.mean(axis=0), values.std(axis=0, ddof=1)
         for name in ("energy", "free_energy"):
@@ -211,6 +229,14 @@ def load(weights: str | Path, **settings: Any) -> NetworkCalculator:
     return known.get(loaded.card.architecture, NetworkCalculator)(loaded, **settings)
 
 
+def _checked_threads(threads: object) -> int | None:
+    if threads is None:
+        return None
+    if not isinstance(threads, Integral) or int(threads) < 1:
+        raise ValueError(f"threads must be a positive integer or None, got {threads!r}. It is a number of CPU threads.")
+    return int(threads)
+
+
 def _checked_device(device: str | torch.device | None) -> torch.device:
     """`device`, by default CUDA if there is one."""
     cuda = torch.cuda.is_available()
@@ -225,8 +251,12 @@ def _checked_device(device: str | torch.device | None) -> torch.device:
 
 @contextmanager
 def _cpu_threads(n_threads: int | None) -> Iterator[None]:
-    """Evaluate with this many CPU threads, then put PyTorch's setting back; None leaves it alone."""
+    """Evaluate with this many CPU threads, then put PyTorch's setting back; None leaves it alone.
+
+    A forked process always takes one: it has not inherited the thread pool, and waiting for it would never end.
+    """
     before = torch.get_num_threads()
+    n_threads = n_threads if os.getpid() == _PROCESS else 1
     if n_threads is None or n_threads == before:
         yield
         return

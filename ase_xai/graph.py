@@ -86,7 +86,7 @@ class AtomGraph:
             return torch.as_tensor(array, dtype=dtype, device=device)
 
         return cls(
-            numbers=tensor(atoms.numbers, torch.int64),
+            numbers=tensor(atoms.numbers.copy(), torch.int64),
             positions=tensor(atoms.positions.copy(), torch.float64),
             vectors=tensor(np.concatenate([vectors, -vectors]), torch.float64),
             centers=tensor(np.concatenate([first, second]), torch.int64),
@@ -165,4 +165,6 @@ class AtomGraph:
 
 def stress_volume(atoms: Atoms) -> float:
     """Volume in Å^3 that a stress refers to; NaN when `atoms` has no periodic direction or no full cell."""
-    return float(atoms.cell.volume) if atoms.pbc.any() and atoms.cell.rank == 3 else float("nan")
+    volume = float(atoms.cell.volume)
+    full = volume > 1e-6 * float(np.prod(atoms.cell.lengths()))  # rank counts dependent vectors as well
+    return volume if full and atoms.pbc.any() else float("nan")

@@ -20,6 +20,12 @@ DENSE_MAX_ATOMS = 150
 # Periodic cell vectors spanning less than this (Å) are taken for a mistake: the number of images grows as its inverse.
 FLAT = 1e-3
 
+# Pairs that are still searched for, by a rough estimate from the density; more would fill the memory (some 150 bytes each).
+MAX_PAIRS = 5e7
+
+# Å; at this distance from the origin double precision resolves 1e-10 Å.
+FAR = 1e6
+
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
@@ -82,6 +88,7 @@ def find_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff:
     pbc = np.ascontiguousarray(pbc, dtype=bool)
     check_distance("cutoff", cutoff, positive=True)
     _check_geometry(positions, cell, pbc)
+    _check_size(len(positions), cell[pbc], cutoff)
     find = _choose(backend, pbc, len(positions))
     if len(positions) == 0 or (len(positions) == 1 and not pbc.any()):
         return _open_pairs(np.zeros(0, np.int64), np.zeros(0, np.int64))
@@ -111,6 +118,11 @@ def _check_geometry(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) ->
             raise ValueError(f"{name} must have shape {shape}, got {array.shape}. Pass atoms.{name} of an ase.Atoms.")
         if not np.isfinite(array).all():
             raise ValueError(f"{name} must be finite, got NaN or infinity. The structure or a preceding step went wrong.")
+    if np.abs(positions).max(initial=0.0) > FAR:
+        raise ValueError(
+            f"positions reach {np.abs(positions).max():.1e} Å, beyond {FAR:.0e} Å, where distances lose their digits. "
+            "Center or wrap the atoms."
+        )
     for axis in np.flatnonzero(pbc):
         if not cell[axis].any():
             raise ValueError(
@@ -121,6 +133,18 @@ def _check_geometry(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) ->
         raise ValueError(
             f"The periodic cell vectors {cell[pbc].tolist()} Å are linearly dependent or too short (they span less than "
             f"{FLAT} Å in one direction). Images would overlap. Set independent vectors, or switch a direction off in pbc."
+        )
+
+
+def _check_size(n_atoms: int, periodic: np.ndarray, cutoff: float) -> None:
+    """Refuse a list that would not fit, taking a neighborhood as a box of side 2 cutoff along periodic directions."""
+    heights = 1.0 / np.linalg.norm(np.linalg.pinv(periodic), axis=0) if len(periodic) else np.ones(0)
+    estimate = n_atoms**2 * float(np.prod(2.0 * cutoff / heights)) / 2.0 if len(periodic) else 0.0
+    if estimate > MAX_PAIRS:
+        raise ValueError(
+            f"{n_atoms} atoms in periodic cell vectors {np.round(periodic, 3).tolist()} Å have about {estimate:.1e} pairs "
+            f"within {cutoff:g} Å, some {estimate * 150 / 1e9:.0f} GB. Is the cell a dummy, or in other units? Set "
+            "atoms.pbc = False for an isolated molecule, or take a smaller system."
         )
 
 
@@ -163,7 +187,7 @@ def _open_pairs(first: np.ndarray, second: np.ndarray) -> Pairs:
 
 def _dense(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
     """All distances at once, by differences: the matrix-product form of cdist would lose half the digits."""
-    points = torch.tensor(positions)
+    points = torch.tensor(positions, device="cpu")
     distances = torch.cdist(points, points, compute_mode="donot_use_mm_for_euclid_dist")
     first, second = (distances < cutoff).triu_(1).nonzero(as_tuple=True)
     return _open_pairs(first.numpy(), second.numpy())
@@ -181,7 +205,9 @@ def _vesin(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: flo
 def _cluster(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float) -> Pairs:
     """pyg-lib or torch-cluster; by default both drop neighbors beyond 32 at random, hence the capacity and the check."""
     n_atoms = len(positions)
-    edges = _radius_graph()(torch.tensor(positions), r=_widened(cutoff), loop=False, max_num_neighbors=n_atoms).numpy()
+    edges = _radius_graph()(
+        torch.tensor(positions, device="cpu"), r=_widened(cutoff), loop=False, max_num_neighbors=n_atoms
+    ).numpy()
     once = edges[0] < edges[1]
     if np.bincount(edges[0], minlength=n_atoms).max() >= n_atoms or 2 * np.count_nonzero(once) != edges.shape[1]:
         raise RuntimeError(

@@ -65,8 +65,9 @@ class SkinList:
         cell = np.asarray(cell, dtype=np.float64)
         pbc = np.asarray(pbc, dtype=bool)
         key = self._key(np.asarray(numbers, dtype=np.int64), positions, cell, pbc)
-        if self._built is not None and self._built.key == key and self._covers(self._built, positions, cell, pbc):
-            return self._built.pairs
+        built = self._built
+        if built is not None and built.key == key and self._covers(built, positions, cell, pbc):
+            return built.pairs
         if len(numbers) != len(positions):
             raise ValueError(f"Got {len(numbers)} numbers for {len(positions)} positions. Each atom needs one of both.")
         pairs = find_pairs(positions, cell, pbc, self.cutoff + self.skin, self.backend)

@@ -39,7 +39,7 @@ MAY_IMPORT = {
         "ase_xai.calculator_base", "ase_xai.graph", "ase_xai.neighbors", "ase_xai.networks", "ase_xai.skin",
         "ase_xai.weights",
     ),
-    "ase_xai.files": (),
+    "ase_xai.files": ("torch", "safetensors"),
     "ase_xai.runs": ("numpy", "ase", "tqdm", "ase_xai.files"),
     "ase_xai.weights": ("numpy", "torch", "ase", "safetensors", "ase_xai.graph", "ase_xai.networks"),
     "ase_xai.weights.format": ("torch", "ase.data", "safetensors", "ase_xai.files", "ase_xai.networks"),

@@ -26,9 +26,11 @@ from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.io import read
 
-from ase_xai import runs
+from ase_xai import load, runs
+from ase_xai.networks import SchNetNetwork
 from ase_xai.runs import MDSettings, RunError, RunExploded, RunInterrupted, StorageError, dynamics, frames, relax, run_md
 from ase_xai.runs.frames import FrameFile, Signals
+from ase_xai.weights import ModelCard, save_weights
 
 SUFFIXES = (".traj", ".extxyz")
 
@@ -173,9 +175,48 @@ def test_frames_hold_the_results_of_each_step(tmp_path: Path, suffix: str) -> No
     np.testing.assert_allclose(frames[-1].positions, atoms.positions, **precision)
     for frame in frames:
         assert frame.get_potential_energies().sum() == pytest.approx(frame.get_potential_energy(), abs=1e-6)
-        assert np.abs(frame.get_charges()).max() >= 0 and abs(frame.get_charges().sum()) < 1e-6
+        assert abs(frame.get_charges().sum()) < 1e-6
+    assert all(np.abs(frame.get_charges()).max() > 1e-4 for frame in frames[1:])
     assert (summary.frames, summary.step, summary.finished) == (5, 20, True)
     assert summary.energy == atoms.get_potential_energy()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_restart_refuses_the_output_of_another_run(tmp_path: Path, suffix: str) -> None:
+    """Same molecule, same number of bytes and first bytes; only the frames are others."""
+    ours, theirs = tmp_path / f"ours{suffix}", tmp_path / f"theirs{suffix}"
+    run_md(make_atoms(), ours, MDSettings(steps=10, interval=1, seed=1))
+    run_md(make_atoms(), theirs, MDSettings(steps=10, interval=1, seed=2))
+    kept = ours.read_bytes()
+    flipped = bytearray(kept)
+    flipped[-200] ^= 1
+    for content in (theirs.read_bytes(), bytes(flipped)):
+        ours.write_bytes(content)
+        with pytest.raises(RunError, match=r"is not the file that .* belongs to, or was changed"):
+            run_md(make_atoms(), ours, MDSettings(steps=20, interval=1, seed=1), restart=True)
+        assert ours.read_bytes() == content
+    ours.write_bytes(kept)
+    assert run_md(make_atoms(), ours, MDSettings(steps=20, interval=1, seed=1), restart=True).frames == 21
+
+
+def test_restart_finds_the_same_weights_under_another_path(tmp_path: Path) -> None:
+    network = SchNetNetwork([1, 6, 7, 8], n_features=8, n_interactions=1)
+    for name in ("here", "there"):
+        save_weights(tmp_path / name, network, ModelCard.describe(network, reference_kind="none"))
+    atoms = molecule("CH3OH")
+    atoms.calc = load(tmp_path / "here")
+    run_md(atoms, tmp_path / "run.traj", MDSettings(steps=2, timestep=0.1))
+    atoms.calc = load(tmp_path / "there")
+    assert run_md(atoms, tmp_path / "run.traj", MDSettings(steps=4, timestep=0.1), restart=True).step == 4
+    atoms.calc = load(tmp_path / "there", dtype="float64")
+    with pytest.raises(RunError, match="dtype is 'float64', was 'float32'"):
+        run_md(atoms, tmp_path / "run.traj", MDSettings(steps=6, timestep=0.1), restart=True)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 10.5}, {"interval": 2.5}, {"seed": 1.5}])
+def test_counts_must_be_integers(settings: dict[str, float]) -> None:
+    with pytest.raises(RunError, match="must be an integer"):
+        MDSettings(**settings)
 
 
 def test_traj_names_the_calculator_and_its_parameters(tmp_path: Path) -> None:

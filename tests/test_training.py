@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import random
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +20,7 @@ from ase.calculators.lj import LennardJones
 from systems import random_behler_parrinello, random_schnet
 
 from ase_xai.graph import AtomGraph
-from ase_xai.networks import AtomisticNetwork, predict
+from ase_xai.networks import AtomisticNetwork, SchNetNetwork, predict
 from ase_xai.training import GraphLoader, LossWeights, StructureSet, Trainer, TrainingSettings
 from ase_xai.training.loss import Metrics, loss
 from ase_xai.training.trainer import evaluate
@@ -110,8 +113,8 @@ def settings(steps: int) -> TrainingSettings:
     return TrainingSettings(steps=steps, batch_size=8, learning_rate=3e-3, warmup=5, checkpoint_every=7, seed=1)
 
 
-def fresh(structures: StructureSet, seed: int = 5) -> AtomisticNetwork:
-    network = random_schnet(seed)
+def fresh(structures: StructureSet, make: Callable[[int], AtomisticNetwork] = random_schnet) -> AtomisticNetwork:
+    network = make(5)
     network.energy.scale, network.energy.shift = 1.0, 0.0
     network.energy.references = structures.fit_references(np.arange(len(structures)))
     return network
@@ -136,13 +139,14 @@ class Killed(Exception):
     pass
 
 
+@pytest.mark.parametrize("make", [random_schnet, random_behler_parrinello])
 def test_an_interrupted_run_ends_bit_equal(
-    structures: StructureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    structures: StructureSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[int], AtomisticNetwork]
 ) -> None:
     train, validation, _ = structures.split((0.25, 0.0), seed=0)
 
     def run(folder: Path, kill_at: int | None = None) -> AtomisticNetwork:
-        network = fresh(structures)
+        network = fresh(structures, make)
         trainer = Trainer(network, GraphLoader(structures, network.cutoff), train, validation, settings(30), folder)
         step = Trainer._train_step
 
@@ -163,6 +167,48 @@ def test_an_interrupted_run_ends_bit_equal(
         resumed = run(tmp_path / f"cut{kill_at}")
         for name, value in whole.state_dict().items():
             assert torch.equal(value, resumed.state_dict()[name]), (kill_at, name)
+        assert (tmp_path / f"cut{kill_at}" / "metrics.csv").read_text() == (tmp_path / "whole" / "metrics.csv").read_text()
+
+
+KILLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+import torch
+import test_training as t
+torch.set_num_threads(1)
+structures = t.StructureSet.from_npz([sys.argv[2]])
+network = t.fresh(structures)
+train, validation, _ = structures.split((0.25, 0.0), seed=0)
+settings = t.replace(t.settings(60), checkpoint_every=1)
+t.Trainer(network, t.GraphLoader(structures, network.cutoff), train, validation, settings, sys.argv[3]).run(progress=False)
+torch.set_printoptions(precision=17)
+print(float(sum(value.double().sum() for value in network.state_dict().values())).hex())
+"""
+
+
+def test_a_killed_run_ends_bit_equal(tmp_path: Path) -> None:
+    """kill -9 at five moments, with a checkpoint written at every step, so that some hit the writing."""
+    labeled_file(tmp_path / "set.npz")
+
+    def start(folder: str) -> subprocess.Popen[str]:
+        paths = (Path(__file__).parent, tmp_path / "set.npz", tmp_path / folder)
+        command = [sys.executable, "-c", KILLED, *map(str, paths)]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+
+    whole = start("whole")
+    checkpoint, rng = tmp_path / "cut" / "checkpoint.safetensors", random.Random(0)
+    for _ in range(5):
+        process = start("cut")
+        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
+        while process.poll() is None and (checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0) == before:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.15))
+        process.kill()
+        process.communicate()
+    last = start("cut")
+    expected, found = whole.communicate(timeout=120)[0], last.communicate(timeout=120)[0]
+    assert expected == found and expected.startswith(("0x", "-0x"))
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(structures: StructureSet, tmp_path: Path) -> None:
@@ -172,14 +218,22 @@ def test_a_checkpoint_that_does_not_fit_is_refused(structures: StructureSet, tmp
         return Trainer(network, GraphLoader(structures, network.cutoff), train, validation, settings(7), tmp_path)
 
     trainer(fresh(structures)).run(progress=False)
-    with pytest.raises(ValueError, match=r"checkpoint.safetensors cannot be continued: .*another network"):
+    with pytest.raises(ValueError, match=r"checkpoint.safetensors cannot be continued: .*network="):
         trainer(random_behler_parrinello())
     network = fresh(structures)
+    network.energy.scale = 5.0
+    with pytest.raises(ValueError, match=r"scale=1\.0, now 5\.0"):
+        Trainer(network, GraphLoader(structures, network.cutoff), train, validation, settings(7), tmp_path)
+    network = fresh(structures)
+    with pytest.raises(ValueError, match="structures="):
+        Trainer(network, GraphLoader(structures, network.cutoff), train[1:], validation, settings(7), tmp_path)
     other = replace(settings(7), seed=9, batch_size=4)
     with pytest.raises(ValueError, match="batch_size=8, now 4; seed=1, now 9"):
         Trainer(network, GraphLoader(structures, network.cutoff), train, validation, other, tmp_path)
     content = (tmp_path / "checkpoint.safetensors").read_bytes()
-    for damaged in (b"", content[:100], content[:-1], b"\x80\x04K\x01."):
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 1
+    for damaged in (b"", content[:100], content[:-1], b"\x80\x04K\x01.", bytes(flipped)):
         (tmp_path / "checkpoint.safetensors").write_bytes(damaged)
         with pytest.raises(ValueError, match=r"checkpoint.safetensors cannot be continued"):
             trainer(fresh(structures))
@@ -201,6 +255,31 @@ def test_divergence_is_reported(structures: StructureSet, tmp_path: Path) -> Non
         trainer.run(progress=False)
 
 
+def _one_more(good: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """One more entry in every array that has one per structure."""
+    return {key: np.concatenate([good[key][:1], good[key]]) for key in ("E_eV", "dipole_eA", "qm9_index", "kind")}
+
+
+def test_what_cannot_be_trained_is_refused(structures: StructureSet, tmp_path: Path) -> None:
+    network, indices = fresh(structures), np.arange(len(structures))
+    loader = GraphLoader(structures, network.cutoff)
+    with pytest.raises(ValueError, match="0 validation structures"):
+        Trainer(network, loader, indices, indices[:0], settings(3), tmp_path)
+    with pytest.raises(ValueError, match=r"hold atomic numbers \[7\]"):
+        other = SchNetNetwork([1, 6, 8], n_features=8, n_interactions=1)
+        Trainer(other, loader, indices, indices, settings(3), tmp_path)
+
+
+def test_no_steps_and_frozen_parameters_are_no_errors(structures: StructureSet, tmp_path: Path) -> None:
+    network, indices = fresh(structures), np.arange(len(structures))
+    loader = GraphLoader(structures, network.cutoff)
+    network.embedding.weight.requires_grad_(False)
+    before = network.embedding.weight.clone()
+    for steps in (0, 8):
+        Trainer(network, loader, indices, indices[:4], settings(steps), tmp_path).run(progress=False)
+    assert torch.equal(network.embedding.weight, before)
+
+
 def test_bad_data_is_named(tmp_path: Path) -> None:
     good = dict(np.load(labeled_file(tmp_path / "good.npz"), allow_pickle=False))
 
@@ -214,7 +293,11 @@ def test_bad_data_is_named(tmp_path: Path) -> None:
     nan[31, 2] = np.nan
     refused(r"bad.npz: F_eV_A is not finite in row 31", F_eV_A=nan)
     refused(r"lacks the keys \['dipole_eA'\]", dipole_eA=None)
-    refused("Z has .* rows, expected", Z=good["Z"][:-1])
+    refused("Z has shape .*, expected", Z=good["Z"][:-1])
+    refused("F_eV_A has shape .*, expected", F_eV_A=good["F_eV_A"][:, :1])
+    refused("E_eV has shape .*, expected", E_eV=good["E_eV"][:, None])
+    refused("Z is 1.4 in row 2, not an integer from 1 to 118", Z=np.where(np.arange(len(good["Z"])) == 2, 1.4, good["Z"]))
+    refused("n_atoms is 0 in row 0", n_atoms=np.concatenate([[0], good["n_atoms"]]), **_one_more(good))
     np.savez(tmp_path / "bad.npz", **{**good, "Z": np.array([object()])})
     with pytest.raises(ValueError, match="allow_pickle"):
         StructureSet.from_npz([tmp_path / "bad.npz"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import pickle
-import resource
 import struct
+import subprocess
+import sys
 import zipfile
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +22,7 @@ from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from systems import RANDOM_NETWORKS, random_schnet
 
+from ase_xai.files import sealed
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import predict
 from ase_xai.weights import ModelCard, WeightsError, load_weights, resolve, save_weights, shipped
@@ -35,10 +38,15 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def sealed(tensors: dict[str, torch.Tensor], card: dict) -> bytes:
+def forged(tensors: dict[str, torch.Tensor], card: object) -> bytes:
     """A well-sealed file of any content, as a careful forger would make it."""
-    content = tensors_to_bytes(tensors, metadata={"card": json.dumps(card), "sha256": "0" * 64})
-    return content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode(), 1)
+    return sealed(tensors, {"card": card})
+
+
+def test_the_seal_is_what_the_documentation_says(good: Path) -> None:
+    content = good.read_bytes()
+    digest = load_weights(good).sha256
+    assert hashlib.sha256(content.replace(digest.encode(), b"0" * 64, 1)).hexdigest() == digest
 
 
 def parts(path: Path) -> tuple[dict[str, torch.Tensor], dict]:
@@ -69,6 +77,12 @@ def test_files_of_format_1_are_read_for_ever(name: str) -> None:
     prediction = predict(network.double(), AtomGraph.from_atoms(molecule("CH3CH2OH"), network.cutoff))
     assert float(prediction.energy) == pytest.approx(kept["energy_eV"], abs=1e-9)
     assert float(prediction.charges[2]) == pytest.approx(kept["charge_of_atom_2_e"], abs=1e-12)
+
+
+def test_equal_networks_give_equal_files(tmp_path: Path) -> None:
+    card = ModelCard.describe(random_schnet(), reference_kind="invented")
+    seals = {save_weights(tmp_path / str(k), random_schnet(), card) for k in range(8)}
+    assert len(seals) == 1 and len({(tmp_path / str(k)).read_bytes() for k in range(8)}) == 1
 
 
 def test_saving_leaves_the_callers_random_state(good: Path) -> None:
@@ -124,31 +138,68 @@ def test_foreign_files_are_refused_and_never_run(good: Path, tmp_path: Path) -> 
         "png": b"\x89PNG\r\n\x1a\n" + bytes(100),
         "text": b"weights, honestly",
         "json": json.dumps({"card": "x"}).encode(),
+        "sealed pickle": pickle.dumps({"__metadata__": {"ase_xai": Bomb(fuse)}}),
         "huge header": struct.pack("<Q", 2**62) + b"{}",
         "nested json": struct.pack("<Q", 100_000) + b"[" * 100_000,
         "other safetensors": tensors_to_bytes({"a": torch.zeros(2)}),
-        "claims terabytes": _claim(b'{"a":{"dtype":"F32","shape":[1000000000000],"data_offsets":[0,4000000000000]}}'),
+        "claims terabytes": _claims_terabytes(),
     }
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for name, content in foreign.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(WeightsError, match=f"{name} cannot be used"):
             load_weights(tmp_path / name)
     assert not fuse.exists() and not (tmp_path.parent / "outside").exists()
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # kB
     for missing in (tmp_path / "nothing", tmp_path):
         with pytest.raises(WeightsError, match="cannot read"):
             load_weights(missing)
 
 
-def _claim(header: bytes) -> bytes:
-    return struct.pack("<Q", len(header)) + header
+def _claims_terabytes() -> bytes:
+    """Well sealed, with one tensor of 1e12 elements and no data behind it."""
+    tensor = {"dtype": "F32", "shape": [10**12], "data_offsets": [0, 4 * 10**12]}
+    about = json.dumps({"sha256": "0" * 64, "card": {}})
+    header = json.dumps({"__metadata__": {"ase_xai": about}, "a": tensor}).encode()
+    content = struct.pack("<Q", len(header)) + header
+    return content.replace(b"0" * 64, hashlib.sha256(content).hexdigest().encode(), 1)
+
+
+REFUSE_WITH_LITTLE_MEMORY = """
+import sys, time
+from pathlib import Path
+from ase_xai.weights import WeightsError, load_weights
+
+load_weights(sys.argv[1])
+peak = lambda: int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])  # kB
+for path in sys.argv[2:]:
+    before, started = peak(), time.perf_counter()
+    try:
+        load_weights(path)
+    except WeightsError as error:
+        print(error)
+    else:
+        sys.exit(f"{path} was accepted")
+    assert peak() - before < 50_000 and time.perf_counter() - started < 5, (path, peak() - before)
+"""
+
+
+def test_cards_that_ask_for_too_much_take_neither_memory_nor_time(good: Path, tmp_path: Path) -> None:
+    tensors, card = parts(good)
+    paths = []
+    for name, size in (("n_features", 3000), ("n_interactions", 20_000), ("n_features", 10**9), ("n_radial", 10**12)):
+        paths.append(tmp_path / f"{name}-{size}")
+        paths[-1].write_bytes(forged(tensors, {**card, "settings": {**card["settings"], name: size}}))
+    os.truncate(tmp_path / "n_features-3000", 4 * 10**9)  # sparse: claims 4 GB on the disk
+    os.mkfifo(tmp_path / "pipe")
+    command = [sys.executable, "-c", REFUSE_WITH_LITTLE_MEMORY, str(good), *map(str, paths), str(tmp_path / "pipe")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\n") == 5 and "not a regular file" in done.stdout and "asks for a size" in done.stdout
 
 
 def test_well_sealed_files_that_do_not_fit_are_refused(good: Path, tmp_path: Path) -> None:
     tensors, card = parts(good)
     first = next(name for name in tensors if name.endswith("weight"))
-    forged = {
+    misfits = {
         "format version 2": (tensors, {**card, "format_version": 2}),
         "format version None": (tensors, {k: v for k, v in card.items() if k != "format_version"}),
         "unknown entries": (tensors, {**card, "surprise": 1}),
@@ -161,13 +212,21 @@ def test_well_sealed_files_that_do_not_fit_are_refused(good: Path, tmp_path: Pat
         "unexpected keyword": (tensors, {**card, "settings": {**card["settings"], "depth": 3}}),
         "distinct atomic numbers": (tensors, {**card, "settings": {**card["settings"], "elements": [1, 1, 500]}}),
         "cutoff must be positive": (tensors, {**card, "settings": {**card["settings"], "cutoff": -1}}),
-        "KeyError": (tensors, {**card, "references": {"Xx": 1.0}}),
+        "references are for": (tensors, {**card, "references": {"H": 1.0}}),
+        "its units are": (tensors, {**card, "units": {"energy": "kcal/mol", "length": "Bohr"}}),
+        "must be finite": (tensors, {**card, "scale": "1.0"}),
+        "must be finite numbers": (tensors, {**card, "shift": None}),
+        "charges of its card": (tensors, {**card, "total_charges": ["0"]}),
+        "card must be finite": (tensors, {**card, "references": {**card["references"], "H": float("nan")}}),
+        "AttributeError": (tensors, {**card, "references": [1, 2]}),
+        "not a table": (tensors, [1, 2]),
+        "finite floating-point": ({**tensors, first: tensors[first].double() * 1e200}, card),
     }
-    for reason, (some, about) in forged.items():
-        (tmp_path / "forged").write_bytes(sealed(some, about))
+    for reason, (some, about) in misfits.items():
+        (tmp_path / "forged").write_bytes(forged(some, about))
         with pytest.raises(WeightsError, match=reason):
             load_weights(tmp_path / "forged")
-    (tmp_path / "fine").write_bytes(sealed(tensors, card))
+    (tmp_path / "fine").write_bytes(forged(tensors, card))
     load_weights(tmp_path / "fine")
 
 

@@ -64,7 +64,8 @@ class AtomisticNetwork(nn.Module, ABC):
 
     A subclass sets `architecture`, calls `super().__init__(elements, cutoff)` and writes `forward`, which ends in
     `return self.atomwise(...)`. Its settings must be JSON values and come back from `settings()`, so that
-    `type(network)(**network.settings())` builds an equal skeleton for saved weights.
+    `type(network)(**network.settings())` builds an equal skeleton for saved weights, also on
+    PyTorch's meta device. A network without charges sets `has_charges = False`.
 
     Args:
         elements: atomic numbers the network knows.
@@ -72,6 +73,7 @@ class AtomisticNetwork(nn.Module, ABC):
     """
 
     architecture: ClassVar[str]
+    has_charges: ClassVar[bool] = True
     energy: AtomicEnergy
     _element_index: Tensor
 
@@ -142,7 +144,7 @@ def predict(network: AtomisticNetwork, graph: AtomGraph, *, create_graph: bool =
         graph: one system or a batch; pair vectors keep their dtype, the network computes in its own.
         create_graph: keep the result differentiable with respect to the weights, for training on forces.
     """
-    with torch.enable_grad():
+    with torch.enable_grad(), torch.autocast(graph.vectors.device.type, enabled=False):
         vectors = graph.vectors.detach().requires_grad_()
         output = network(graph.with_vectors(vectors))
         interaction = output.energies.double()

@@ -47,7 +47,7 @@ class AtomicEnergy(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """Follow the network to another device, never to another precision."""
         super()._apply(fn, recurse)
-        self._table = self._table.to(fn(torch.empty(0)).device)
+        self._table = self._table.to(fn(self._table.new_empty(0)).device)
         return self
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,9 @@ class MDSettings:
     def __post_init__(self) -> None:
         if self.thermostat not in THERMOSTATS:
             raise RunError(f"thermostat must be one of {', '.join(THERMOSTATS)}, got {self.thermostat!r}.")
+        for name in ("steps", "interval", "seed"):
+            if not isinstance(getattr(self, name), Integral):
+                raise RunError(f"{name} must be an integer, got {getattr(self, name)!r}.")
         for name, unit in (("temperature", " K"), ("steps", ""), ("seed", "")):
             if not 0 <= getattr(self, name) < np.inf:
                 raise RunError(f"{name} must be finite and not negative, got {getattr(self, name)}{unit}.")
@@ -175,7 +179,10 @@ def identity_of(atoms: Atoms, settings: MDSettings) -> dict[str, Any]:
     identity |= {"atomic numbers": atoms.numbers.tolist(), "pbc": atoms.pbc.tolist(), "cell": atoms.cell.tolist()}
     identity |= {"masses": atoms.get_masses().tolist(), "total charge": float(atoms.info.get("charge") or 0)}
     identity |= {"constraints": [constraint.todict() for constraint in atoms.constraints], "calculator": atoms.calc.name}
-    identity |= {f"calculator's {name}": value for name, value in atoms.calc.todict().items()}
+    calculator = atoms.calc.todict()
+    if "sha256" in calculator:  # the same weights may have another path now
+        calculator.pop("weights", None)
+    identity |= {f"calculator's {name}": value for name, value in calculator.items()}
     return dict(json.loads(encode(identity)))
 
 

@@ -26,6 +26,7 @@ from ase_xai.files import write_atomically
 
 SUFFIXES = (".traj", ".extxyz")
 STATE_FORMAT = 1
+TAIL_BYTES = 4096
 HEADER_BYTES = 48  # of a .traj file: number of frames and place of their index, rewritten with each frame
 
 
@@ -43,11 +44,12 @@ class RunInterrupted(KeyboardInterrupt):
 
 @dataclass(frozen=True)
 class Mark:
-    """Where the last complete frame of an output ends, and the first bytes of the file at that time."""
+    """Where the last complete frame of an output ends, the first bytes of the file at that time, and a hash of the last."""
 
     frames: int = 0
     n_bytes: int = 0
     header: bytes = b""
+    tail: str = ""
 
 
 class FrameFile:
@@ -104,7 +106,7 @@ class FrameFile:
         try:
             self._write(frame)
             self._file.flush()
-            self.mark = Mark(self.mark.frames + 1, self._file.seek(0, os.SEEK_END), self._header())
+            self.mark = self._next_mark()
         except OSError as error:
             self._take_back()
             raise _storage_error(self.path, f"frame {self.mark.frames}", self.mark, error) from error
@@ -123,6 +125,10 @@ class FrameFile:
             text = io.StringIO()
             write(text, frame, format="extxyz")
             self._file.write(text.getvalue().encode())
+
+    def _next_mark(self) -> Mark:
+        n_bytes = self._file.seek(0, os.SEEK_END)
+        return Mark(self.mark.frames + 1, n_bytes, self._header(), _tail(self._raw, n_bytes))
 
     def _header(self) -> bytes:
         self._file.seek(0)
@@ -192,7 +198,7 @@ def load_state(output: Path) -> tuple[dict[str, Any], Mark]:
         if about.pop("sha256") != _seal(about):
             raise ValueError("its content does not match its SHA-256, so it was damaged or altered")
         mark = about["mark"]
-        return dict(about["state"]), Mark(int(mark["frames"]), int(mark["n_bytes"]), bytes.fromhex(mark["header"]))
+        return dict(about["state"]), Mark(**{**mark, "header": bytes.fromhex(mark["header"])})
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise RunError(f"cannot restart from {path}: {type(error).__name__}: {error}. Start a new run.") from error
 
@@ -252,8 +258,17 @@ def _lock(raw: io.FileIO, path: Path) -> None:
 
 
 def _has(raw: io.FileIO, mark: Mark) -> bool:
-    """Whether the marked frames can still be in the file. The first 32 bytes never change."""
-    return raw.seek(0, os.SEEK_END) >= mark.n_bytes and raw.seek(0) == 0 and raw.read(32) == mark.header[:32]
+    """Whether the marked frames are still in the file. The first 32 bytes of a .traj file never change."""
+    if raw.seek(0, os.SEEK_END) < mark.n_bytes:
+        return False
+    raw.seek(0)
+    return raw.read(32) == mark.header[:32] and _tail(raw, mark.n_bytes) == mark.tail
+
+
+def _tail(raw: io.FileIO, n_bytes: int) -> str:
+    """SHA-256 of the last bytes before `n_bytes`, without the header, which changes with each frame."""
+    start = min(n_bytes, max(HEADER_BYTES, n_bytes - TAIL_BYTES))
+    return hashlib.sha256(os.pread(raw.fileno(), n_bytes - start, start)).hexdigest()
 
 
 def _cut(raw: io.FileIO, mark: Mark) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor
 from ase_xai.graph import AtomGraph
 from ase_xai.neighbors import find_pairs
 
+WIDTHS = {"R": (3,), "F_eV_A": (3,), "dipole_eA": (3,)}
+MAX_ATOMS = 32_767  # of one structure: pair indices are kept in 16 bits
 REQUIRED = ("n_atoms", "Z", "R", "E_eV", "F_eV_A", "dipole_eA", "qm9_index", "kind")
 
 
@@ -120,12 +122,16 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
         arrays = {key: file[key] for key in REQUIRED}
     n_structures, n_rows = len(arrays["n_atoms"]), int(arrays["n_atoms"].astype(np.int64).sum())
     for key, array in arrays.items():
-        expected = n_rows if key in ("Z", "R", "F_eV_A") else n_structures
-        if len(array) != expected:
-            raise ValueError(f"{path}: {key} has {len(array)} rows, expected {expected} from n_atoms.")
+        expected = (n_rows if key in ("Z", "R", "F_eV_A") else n_structures, *WIDTHS.get(key, ()))
+        if array.shape != expected:
+            raise ValueError(f"{path}: {key} has shape {array.shape}, expected {expected} from n_atoms.")
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             row = int(np.flatnonzero(~np.isfinite(array.reshape(len(array), -1)).all(axis=1))[0])
             raise ValueError(f"{path}: {key} is not finite in row {row}. Remove that structure or complete its labels.")
+    for key, low, high in (("n_atoms", 1, MAX_ATOMS), ("Z", 1, 118)):
+        bad = np.flatnonzero((arrays[key] < low) | (arrays[key] > high) | (arrays[key] != np.floor(arrays[key])))
+        if len(bad):
+            raise ValueError(f"{path}: {key} is {arrays[key][bad[0]]} in row {bad[0]}, not an integer from {low} to {high}.")
     return arrays
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -10,15 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as tensors_to_bytes
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
 from torch import Tensor
 from tqdm import tqdm
 
-from ase_xai.files import write_atomically
+from ase_xai.files import sealed, unsealed, write_atomically
 from ase_xai.networks.base import AtomisticNetwork, predict
 from ase_xai.training.data import GraphLoader, epoch_batches
 from ase_xai.training.loss import LossWeights, Metrics, loss
+
+MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
 
 
 @dataclass(frozen=True)
@@ -59,8 +62,9 @@ class TrainingSettings:
 class Trainer:
     """Trains `network` in place and keeps `checkpoint.safetensors` and `metrics.csv` in `folder`.
 
-    A checkpoint in `folder` is continued. It holds weights, their average, Adam's moments and the step, from which batch
-    order and learning rate follow, so that an interrupted run goes on as if nothing had happened.
+    A checkpoint in `folder` is continued. It holds weights, their average, buffers, Adam's moments and the step, from which
+    batch order and learning rate follow, so that an interrupted run goes on as if nothing had happened (on a CPU: to the
+    same bits). Only the number of steps may differ.
 
     Args:
         network: trained in place.
@@ -68,6 +72,9 @@ class Trainer:
         train, validation: indices into the loader's structures.
         settings: see `TrainingSettings`.
         folder: made if missing.
+
+    Raises:
+        ValueError: no structures, elements that the network does not know, or a checkpoint of another run or damaged.
     """
 
     def __init__(
@@ -83,12 +90,23 @@ class Trainer:
         self.train_indices, self.validation_indices = train, validation
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._refuse_unusable()
         self.step, self.running_loss = 0, float("nan")
-        self.parameters = dict(network.named_parameters())
+        self.parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
         self.optimizer = torch.optim.Adam(self.parameters.values(), lr=settings.learning_rate)
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         if self.checkpoint.exists():
             self._resume()
+
+    def _refuse_unusable(self) -> None:
+        if not len(self.train_indices) or not len(self.validation_indices):
+            raise ValueError(
+                f"got {len(self.train_indices)} training and {len(self.validation_indices)} validation structures. Both are "
+                "needed; change the fractions of the split."
+            )
+        unknown = sorted(set(self.loader.structures.elements) - set(self.network.elements))
+        if unknown:
+            raise ValueError(f"the data hold atomic numbers {unknown}, the network knows {list(self.network.elements)}.")
 
     @property
     def checkpoint(self) -> Path:
@@ -172,50 +190,65 @@ class Trainer:
             writer.writerow(row)
 
     def _save(self) -> None:
-        tensors: dict[str, Tensor] = {}
+        tensors = {f"buffer.{name}": value.contiguous() for name, value in self._buffers().items()}
         for name, parameter in self.parameters.items():
-            state = self.optimizer.state[parameter]
             tensors[f"weight.{name}"] = parameter.detach().contiguous()
             tensors[f"average.{name}"] = self.average[name].contiguous()
-            tensors[f"exp_avg.{name}"] = state["exp_avg"].contiguous()
-            tensors[f"exp_avg_sq.{name}"] = state["exp_avg_sq"].contiguous()
-        about = {
-            "step": self.step,
-            "running_loss": self.running_loss,
-            "settings": asdict(self.settings),
-            "network": self._network_record(),
-        }
-        write_atomically(self.checkpoint, tensors_to_bytes(tensors, metadata={"training": json.dumps(about)}))
+            state = self.optimizer.state.get(parameter, {})  # none before the first step, and for unused parameters
+            for moment in MOMENTS:
+                tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter)).contiguous()
+        about = {"step": self.step, "running_loss": self.running_loss, **self._record()}
+        write_atomically(self.checkpoint, sealed(tensors, about))
 
     def _resume(self) -> None:
         try:
-            with safe_open(self.checkpoint, framework="pt") as file:
-                about = json.loads(file.metadata()["training"])
-                if about["network"] != self._network_record():
-                    raise ValueError(f"it belongs to another network, {about['network']}")
-                self._refuse_other_settings(about["settings"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
+            content = self.checkpoint.read_bytes()
+            about = unsealed(content)
+            own, stored = self._record(), {name: about[name] for name in self._record()}
+            changed = [f"{name}={stored[name]}, now {own[name]}" for name in own if stored[name] != own[name]]
+            if changed:
+                raise ValueError(f"it was made with {'; '.join(changed)}")
+            tensors = tensors_from_bytes(content)
         except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{self.checkpoint} cannot be continued: {error}. Remove it, or use another folder.") from error
         with torch.no_grad():
+            for name, value in self._buffers().items():
+                value.copy_(tensors[f"buffer.{name}"])
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"weight.{name}"])
                 self.average[name].copy_(tensors[f"average.{name}"])
-                self.optimizer.state[parameter] = {
-                    "step": torch.tensor(float(about["step"])),
-                    "exp_avg": tensors[f"exp_avg.{name}"].to(parameter.device),
-                    "exp_avg_sq": tensors[f"exp_avg_sq.{name}"].to(parameter.device),
-                }
+                moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
+                self.optimizer.state[parameter] = {"step": torch.tensor(float(about["step"])), **moments}
         self.step, self.running_loss = int(about["step"]), float(about["running_loss"])
+        self._forget_metrics_after(self.step)
 
-    def _refuse_other_settings(self, stored: dict[str, object]) -> None:
-        own = {name: value for name, value in asdict(self.settings).items() if name != "steps"}
-        changed = [f"{name}={stored.get(name)}, now {value}" for name, value in own.items() if stored.get(name) != value]
-        if changed:
-            raise ValueError(f"it was made with {'; '.join(changed)}")
+    def _forget_metrics_after(self, step: int) -> None:
+        """Cut lines of epochs that will be trained again."""
+        path = self.folder / "metrics.csv"
+        if path.exists():
+            lines = path.read_text().splitlines(keepends=True)
+            kept = [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
+            write_atomically(path, "".join(lines[:1] + kept).encode())
 
-    def _network_record(self) -> dict[str, object]:
-        return {"architecture": self.network.architecture, **self.network.settings()}
+    def _buffers(self) -> dict[str, Tensor]:
+        """Tensors of the network that are saved but not trained, such as the standardization of descriptors."""
+        return {name: value for name, value in self.network.state_dict().items() if name not in self.parameters}
+
+    def _record(self) -> dict[str, object]:
+        """What must be the same when a checkpoint is continued, as JSON gives it back."""
+        settings = {name: value for name, value in asdict(self.settings).items() if name != "steps"}
+        energy, structures = self.network.energy, hashlib.sha256()
+        for indices in (self.train_indices, self.validation_indices):
+            structures.update(np.asarray(indices, dtype=np.int64).tobytes())
+        record = {
+            "network": {"architecture": self.network.architecture, **self.network.settings()},
+            "scale": energy.scale,
+            "shift": energy.shift,
+            "references": energy.references,
+            "structures": structures.hexdigest(),
+            **settings,
+        }
+        return dict(json.loads(json.dumps(record)))
 
 
 def evaluate(network: AtomisticNetwork, loader: GraphLoader, indices: np.ndarray, batch_size: int = 100) -> dict[str, float]:

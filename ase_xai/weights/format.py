@@ -1,16 +1,13 @@
 """Weight files: safetensors with a model card in the header, sealed by a hash. Nothing is ever unpickled.
 
-A file holds the tensors of one network, and in the safetensors metadata two strings: `card`, the model card as JSON, and
-`sha256`, the hash of the whole file with the 64 digits of that very field set to zero. Every byte is covered, so a changed
-card is found as surely as a changed weight.
+A file holds the tensors of one network and, in the header, its model card. The seal (see `ase_xai.files`) covers both: a
+changed card is found as surely as a changed weight.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import struct
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -19,15 +16,14 @@ import torch
 from ase.data import atomic_numbers, chemical_symbols
 from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
-from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
-from ase_xai.files import write_atomically
+from ase_xai.files import sealed, unsealed, write_atomically
 from ase_xai.networks import NETWORKS, AtomisticNetwork
 
 FORMAT_VERSION = 1
-MAX_HEADER_BYTES = 8_000_000
-_NO_HASH = "0" * 64
+MAX_FILE_BYTES = 2_000_000_000
+MAX_SETTING = 4096  # the largest integer in a network's settings
 UNITS = {"length": "Å", "energy": "eV", "forces": "eV/Å", "charges": "e", "dipole": "e·Å"}
 
 
@@ -85,15 +81,16 @@ class ModelCard:
             **about,
         )
 
-    def build(self) -> AtomisticNetwork:
-        """An untrained network of this architecture, with the card's energy scale and references."""
+    def build(self, device: str = "cpu") -> AtomisticNetwork:
+        """An untrained float32 network of this architecture, with the card's energy scale and references."""
         if self.architecture not in NETWORKS:
             raise WeightsError(
                 f"unknown architecture {self.architecture!r}; known are {sorted(NETWORKS)}. If it is your own, first "
                 "import the module that adds it to ase_xai.networks.NETWORKS."
             )
-        with torch.random.fork_rng(devices=[]):  # initial weights are drawn, and soon replaced; the caller's seed stays
-            network = NETWORKS[self.architecture](**self.settings)
+        # Initial weights are drawn and soon replaced: the caller's seed stays, and the caller's contexts have no say.
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.device(device):
+            network = NETWORKS[self.architecture](**self.settings).float()
         network.energy.scale, network.energy.shift = self.scale, self.shift
         network.energy.references = {atomic_numbers[symbol]: e for symbol, e in self.references.items()}
         return network
@@ -101,11 +98,10 @@ class ModelCard:
 
 def save_weights(path: str | Path, network: AtomisticNetwork, card: ModelCard) -> str:
     """Write `network` in float32 with its card, atomically. Returns the SHA-256 of the sealed content."""
-    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    content = tensors_to_bytes(tensors, metadata={"card": json.dumps(asdict(card), ensure_ascii=True), "sha256": _NO_HASH})
-    seal = hashlib.sha256(content).hexdigest()
-    write_atomically(path, content.replace(_NO_HASH.encode(), seal.encode(), 1))
-    return seal
+    tensors = {name: value.detach().cpu().float().contiguous() for name, value in network.state_dict().items()}
+    content = sealed(tensors, {"card": asdict(card)})
+    write_atomically(path, content)
+    return str(unsealed(content)["sha256"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,64 +128,83 @@ def load_weights(path: str | Path) -> LoadedWeights:
         WeightsError: the file is missing, empty, cut off, foreign, altered, of a newer version, or does not fit its card.
     """
     path = Path(path)
+    content = _read(path)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise WeightsError(f"cannot read weights from {path}: {error.strerror}.") from error
-    try:
-        metadata = _metadata(content)
-        seal = _verify(content, metadata)
-        card = _card(metadata["card"])
+        about = unsealed(content)
+        card = _card(about["card"])
+        tensors = tensors_from_bytes(content)
+        _refuse_misfit(card, tensors)
         network = card.build()
-        _fill(network, tensors_from_bytes(content))
+        with torch.inference_mode(False):
+            network.load_state_dict(tensors)
     except WeightsError as error:
         raise WeightsError(f"{path} cannot be used: {error}") from error
-    except (SafetensorError, ValueError, TypeError, KeyError, RecursionError) as error:
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, MemoryError) as error:
         raise WeightsError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
-    return LoadedWeights(network.eval().requires_grad_(False), card, seal, str(path))
+    return LoadedWeights(network.eval().requires_grad_(False), card, about["sha256"], str(path))
 
 
-def _metadata(content: bytes) -> Mapping[str, str]:
-    """The string metadata of a safetensors file, read before anything is allocated for its tensors."""
-    if len(content) < 8:
-        raise WeightsError(f"it has {len(content)} bytes, too few for a weight file. Copy or download it again.")
-    (length,) = struct.unpack("<Q", content[:8])
-    if length > min(MAX_HEADER_BYTES, len(content) - 8):
-        raise WeightsError("it is not a safetensors file, or it was cut off. Weight files are written by save_weights.")
-    header = json.loads(content[8 : 8 + length])
-    metadata = header.get("__metadata__") if isinstance(header, dict) else None
-    if not isinstance(metadata, dict) or not {"card", "sha256"} <= set(metadata):
-        raise WeightsError("its header holds no ase_xai model card. It may be a weight file of another program.")
-    return metadata
+def _read(path: Path) -> bytes:
+    try:
+        if path.exists() and not path.is_file():
+            raise WeightsError(f"cannot read weights from {path}: it is not a regular file.")
+        if path.exists() and path.stat().st_size > MAX_FILE_BYTES:
+            raise WeightsError(
+                f"cannot read weights from {path}: {path.stat().st_size} bytes is more than any network here has."
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise WeightsError(f"cannot read weights from {path}: {error.strerror}.") from error
 
 
-def _verify(content: bytes, metadata: Mapping[str, str]) -> str:
-    seal = metadata["sha256"]
-    unsealed = content.replace(seal.encode(), _NO_HASH.encode(), 1) if len(seal) == 64 else content
-    if hashlib.sha256(unsealed).hexdigest() != seal:
-        raise WeightsError("its content does not match its SHA-256: it was damaged or altered. Copy or download it again.")
-    return seal
-
-
-def _card(text: str) -> ModelCard:
-    values = json.loads(text)
+def _card(values: object) -> ModelCard:
+    if not isinstance(values, dict):
+        raise WeightsError(f"its model card is a {type(values).__name__}, not a table.")
     version = values.get("format_version")
     if version != FORMAT_VERSION:
         raise WeightsError(f"it has format version {version}; this ase_xai reads version {FORMAT_VERSION}. Update ase_xai.")
     unknown = set(values) - {f.name for f in fields(ModelCard)}
     if unknown:
         raise WeightsError(f"its model card has unknown entries {sorted(unknown)}.")
-    return ModelCard(**{**values, "total_charges": tuple(values["total_charges"])})
+    card = ModelCard(**{**values, "total_charges": tuple(values.get("total_charges", (0.0,)))})
+    if card.units != UNITS:
+        raise WeightsError(f"its units are {card.units}; networks here use {UNITS}. Convert the weights.")
+    numbers = [card.scale, card.shift, *card.references.values(), *card.total_charges]
+    if not all(type(x) in (int, float) and math.isfinite(x) for x in numbers):
+        raise WeightsError("scale, shift, references and total charges of its card must be finite numbers.")
+    return card
 
 
-def _fill(network: AtomisticNetwork, tensors: Mapping[str, Tensor]) -> None:
-    own = network.state_dict()
-    if set(own) != set(tensors):
-        missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+def _refuse_misfit(card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
+    """Compare names, shapes and values with what the card asks for, before memory for a network is taken."""
+    n_values = sum(value.numel() for value in tensors.values())
+    largest = max((x for x in _integers(card.settings)), default=0)
+    if largest > min(n_values, MAX_SETTING):
+        raise WeightsError(f"its card asks for a size of {largest}, its tensors hold {n_values} values in all.")
+    skeleton = card.build("meta")
+    elements = {chemical_symbols[z] for z in skeleton.elements}
+    if card.references and set(card.references) != elements:
+        raise WeightsError(f"its references are for {sorted(card.references)}, its elements are {sorted(elements)}.")
+    own = skeleton.state_dict()
+    missing, extra = sorted(set(own) - set(tensors)), sorted(set(tensors) - set(own))
+    if missing or extra:
         raise WeightsError(f"its tensors do not fit its card: missing {missing}, extra {extra}.")
     for name, value in tensors.items():
         if value.shape != own[name].shape:
             raise WeightsError(f"tensor {name} has shape {tuple(value.shape)}, its card needs {tuple(own[name].shape)}.")
-        if not value.dtype.is_floating_point or not bool(torch.isfinite(value).all()):
+        if value.dtype not in (torch.float32, torch.float64) or not bool(torch.isfinite(value.float()).all()):
             raise WeightsError(f"tensor {name} is not a finite floating-point array ({value.dtype}).")
-    network.load_state_dict(dict(tensors))
+        if name.endswith("_std") and not bool((value > 0).all()):
+            raise WeightsError(f"tensor {name} must be positive.")
+
+
+def _integers(settings: object) -> Iterator[int]:
+    if isinstance(settings, int):
+        yield settings
+    elif isinstance(settings, dict):
+        for value in settings.values():
+            yield from _integers(value)
+    elif isinstance(settings, list):
+        yield len(settings)
+        for value in settings:
+            yield from _integers(value)
