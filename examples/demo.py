@@ -107,8 +107,8 @@ def draw(frames: list[Atoms], relaxed: Atoms, relaxed_energies: np.ndarray, path
     carpet, total = right.subplots(2, 1, sharex=True, height_ratios=(3, 1))
 
     scale = draw_molecule(molecule, relaxed, change.mean(axis=0))
-    left.colorbar(scale, ax=molecule, label="mean of $E_i(t) - E_i$(relaxed) (eV)", shrink=0.8)
-    molecule.set_title("Where the network puts the thermal energy", loc="left", fontsize=11)
+    left.colorbar(scale, ax=molecule, label="$E_i - E_i$(relaxed) (eV)", shrink=0.8)
+    molecule.set_title("Mean excess energy by atom", loc="left", fontsize=11)
     draw_charges(bars, relaxed, charges, order)
     image = draw_carpet(carpet, relaxed, change, times, order)
     right.colorbar(image, ax=carpet, label="$E_i(t) - E_i$(relaxed) (eV); blue: more stable", pad=0.01)
@@ -124,14 +124,11 @@ def draw(frames: list[Atoms], relaxed: Atoms, relaxed_energies: np.ndarray, path
 
 
 def draw_molecule(axes: plt.Axes, atoms: Atoms, values: np.ndarray) -> matplotlib.collections.PathCollection:
-    """Ball and stick, seen along the axis of least extent, atoms colored by `values`; hydrogens on carbon go unlabeled."""
+    """Ball and stick, seen along the axis of least extent, atoms colored by `values`; hydrogens go unlabeled."""
     centered = atoms.positions - atoms.positions.mean(axis=0)
     flat = centered @ np.linalg.svd(centered, full_matrices=False)[2].T
-    polar = set()
     for i, j in zip(*neighbor_list("ij", atoms, natural_cutoffs(atoms, mult=1.15)), strict=True):
         axes.plot(*flat[[i, j], :2].T, color=FAINT, lw=3, zorder=1, solid_capstyle="round")
-        if atoms.symbols[j] in ("N", "O"):
-            polar.add(i)
     depth = np.argsort(flat[:, 2])
     limit = np.abs(values).max()
     points = axes.scatter(
@@ -139,10 +136,9 @@ def draw_molecule(axes: plt.Axes, atoms: Atoms, values: np.ndarray) -> matplotli
         vmin=-limit, vmax=limit, edgecolors=INK, linewidths=0.8, zorder=2,
     )  # fmt: skip
     for i, symbol in enumerate(atoms.symbols):
-        if symbol != "H" or i in polar:
+        if symbol != "H":
             color = "w" if abs(values[i]) > 0.7 * limit else INK
-            size = 6 if symbol == "H" else 8
-            axes.annotate(f"{symbol}{i}", flat[i, :2], ha="center", va="center", fontsize=size, color=color)
+            axes.annotate(f"{symbol}{i}", flat[i, :2], ha="center", va="center", fontsize=8, color=color)
     axes.set_aspect("equal")
     axes.axis("off")
     axes.margins(0.1)
