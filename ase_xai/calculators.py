@@ -63,7 +63,8 @@ class NetworkCalculator(AtomisticCalculator):
     ) -> None:
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {sorted(DTYPES)}, got {dtype!r}.")
-        loaded = weights if isinstance(weights, LoadedWeights) else resolve(weights or self.default_weights)
+        weights = self.default_weights if weights is None else weights
+        loaded = weights if isinstance(weights, LoadedWeights) else resolve(weights)
         card = loaded.card
         if self.architecture not in (None, card.architecture):
             raise WeightsError(
@@ -127,20 +128,24 @@ class NetworkCalculator(AtomisticCalculator):
 
 
 class SchNet(NetworkCalculator):
-    """SchNet as an ASE calculator. Arguments, results and errors: see `NetworkCalculator`.
+    """SchNet as an ASE calculator.
 
-    atoms.calc = SchNet("organic")
-    atoms.get_potential_energies()      # latent atomic energies, eV; they sum to the total energy
-    atoms.get_charges()                 # latent partial charges, e; they sum to the total charge
+    Arguments, results and errors stand in `NetworkCalculator` and `AtomisticCalculator`. Example:
+
+        atoms.calc = SchNet("organic")
+        atoms.get_potential_energies()  # latent atomic energies, eV; they sum to the total energy
+        atoms.get_charges()  # latent partial charges, e; they sum to the total charge
     """
 
     architecture = SchNetNetwork.architecture
 
 
 class BehlerParrinello(NetworkCalculator):
-    """Behler-Parrinello network on weighted symmetry functions as an ASE calculator; see `NetworkCalculator`.
+    """Behler-Parrinello network on weighted symmetry functions as an ASE calculator.
 
-    atoms.calc = BehlerParrinello("organic-bp")
+    Arguments, results and errors stand in `NetworkCalculator` and `AtomisticCalculator`. Example:
+
+        atoms.calc = BehlerParrinello("organic-bp")
     """
 
     architecture = BehlerParrinelloNetwork.architecture

@@ -250,6 +250,9 @@ def test_names_are_resolved_before_paths_and_the_nearest_is_suggested(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "organic").write_text("a file of that name in the working folder")
     assert resolve("organic").card.architecture == "schnet"
+    for odd in ("", "x" * 5000, "a\0b"):
+        with pytest.raises(WeightsError, match="neither shipped weights"):
+            resolve(odd)
     for wrong, nearest in (("organik", "organic"), ("organic_bp", "organic-bp")):
         with pytest.raises(WeightsError, match=f"Did you mean '{nearest}'"):
             resolve(wrong)

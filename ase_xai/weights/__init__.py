@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def resolve(name_or_path: str | Path) -> LoadedWeights:
         if loaded.sha256 != manifest[name]:
             raise WeightsError(f"the shipped weights {name!r} are not those of this release. Reinstall ase-xai.")
         return replace(loaded, source=name)
-    if not Path(name_or_path).exists():
+    if not os.path.exists(name_or_path):
         nearest = difflib.get_close_matches(name, manifest, n=1, cutoff=0.5)
         hint = f" Did you mean {nearest[0]!r}?" if nearest else ""
         raise WeightsError(f"{name!r} is neither shipped weights ({', '.join(sorted(manifest))}) nor a file.{hint}")
