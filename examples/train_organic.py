@@ -75,7 +75,7 @@ def parsed_arguments() -> argparse.Namespace:
     parser.add_argument("architecture", choices=("schnet", "behler-parrinello"))
     parser.add_argument("data", type=Path)
     parser.add_argument("run", type=Path)
-    parser.add_argument("--steps", type=int, default=68_000)
+    parser.add_argument("--steps", type=int, default=87_500)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--cooldown", type=float, default=0.4)
