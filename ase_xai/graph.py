@@ -138,20 +138,21 @@ class AtomGraph:
         """(n_unique, 3) Å."""
         return self.vectors[: self.n_unique]
 
-    def gather_neighbors(self, weights: Tensor, values: Tensor, parity: int = 1) -> Tensor:
+    def gather_neighbors(self, weights: Tensor, values: Tensor, parity: Tensor | None = None) -> Tensor:
         """Σ_j weights_ij · values_j for each atom i: (N, F).
 
         Args:
             weights: (n_unique, F) one row per unique pair.
             values: (N, F) or (N, 1).
-            parity: sign of the weights under reversal of a pair: 1 for functions of the distance, -1 for vectors.
+            parity: (F,) sign of each weight under reversal of a pair, -1 for components of a vector; None if none changes.
         """
         n = self.n_unique
         first, second = self.centers[:n], self.neighbors[:n]
         total = values.new_zeros((len(self.numbers), weights.shape[1]))
         total = total.index_add(0, first, weights * values[second])
         if self.mirrored:
-            total = total.index_add(0, second, weights * values[first], alpha=parity)
+            back = weights if parity is None else weights * parity
+            total = total.index_add(0, second, back * values[first])
         return total
 
     def sum_systems(self, values: Tensor) -> Tensor:

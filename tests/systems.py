@@ -43,6 +43,7 @@ RANDOM_NETWORKS = {
     "schnet-3": lambda: random_schnet(2, n_interactions=3, cutoff=4.0),
     "behler-parrinello": lambda: random_behler_parrinello(3),
     "behler-parrinello-zeta": lambda: random_behler_parrinello(4, zetas=(1, 2, 3), cutoff=4.5),
+    "behler-parrinello-elements": lambda: random_behler_parrinello(5, zetas=(1, 3), cutoff=4.5, resolve_elements=True),
 }
 
 

@@ -14,7 +14,7 @@ from systems import ELEMENTS, RANDOM_NETWORKS, random_behler_parrinello, random_
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import BehlerParrinelloNetwork, SchNetNetwork, predict
 from ase_xai.networks.layers import CosineCutoff, GaussianBasis, ShiftedSoftplus
-from ase_xai.networks.wacsf import WeightedSymmetryFunctions
+from ase_xai.networks.wacsf import SymmetryFunctions
 
 
 def graph_of(atoms: Atoms, cutoff: float = 5.0, charge: float = 0.0) -> AtomGraph:
@@ -102,23 +102,45 @@ def slow_wacsf(atoms: Atoms, cutoff: float, n_radial: int, n_angular: int, zetas
 @pytest.mark.parametrize("name", ["CH3CH2OH", "C6H6", "H2O"])
 def test_moments_equal_the_sum_over_triples(name: str, zetas: tuple[int, ...]) -> None:
     atoms = shaken_molecule(name)
-    functions = WeightedSymmetryFunctions(3.5, 8, 3, zetas)
+    functions = SymmetryFunctions(3.5, 8, 3, zetas)
     fast = functions(graph_of(atoms, 3.5), torch.float64).numpy()
     slow = slow_wacsf(atoms, 3.5, 8, 3, zetas)
     assert fast.shape == slow.shape
     assert np.abs(fast - slow).max() < 1e-10 * np.abs(slow).max()
 
 
+def test_resolved_functions_equal_sums_over_neighbors_of_given_elements() -> None:
+    """For each element and each pair of elements: the weighted functions of a molecule from which all other neighbors are
+    taken away, divided by the weights."""
+    atoms = shaken_molecule("CH3CH2OH")
+    elements, n_radial, n_angular, zetas = [1, 6, 8], 6, 3, (1, 2)
+    resolved = SymmetryFunctions(3.5, n_radial, n_angular, zetas, elements)(graph_of(atoms, 3.5), torch.float64).numpy()
+    radial = resolved[:, : 3 * n_radial].reshape(-1, 3, n_radial)
+    angular = resolved[:, 3 * n_radial :].reshape(len(atoms), 6, -1)
+
+    def alone(center: int, *kept: int) -> np.ndarray:
+        chosen = [center, *(k for k in range(len(atoms)) if k != center and atoms.numbers[k] in kept)]
+        return slow_wacsf(atoms[chosen], 3.5, n_radial, n_angular, zetas)[0]
+
+    for center in range(len(atoms)):
+        for a, z in enumerate(elements):
+            assert np.allclose(radial[center, a] * z, alone(center, z)[:n_radial], rtol=1e-10, atol=1e-10)
+        for q, (z, y) in enumerate([(1, 1), (1, 6), (1, 8), (6, 6), (6, 8), (8, 8)]):
+            expected = alone(center, z, y) - (0 if z == y else alone(center, z) + alone(center, y))
+            assert np.allclose(angular[center, q] * z * y, expected[n_radial:], rtol=1e-9, atol=1e-9)
+
+
 def test_number_of_functions() -> None:
-    assert WeightedSymmetryFunctions().n_functions == 32
-    assert WeightedSymmetryFunctions(zetas=(1, 2)).n_functions == 42
+    assert SymmetryFunctions().n_functions == 32
+    assert SymmetryFunctions(zetas=(1, 2)).n_functions == 42
+    assert SymmetryFunctions(elements=[1, 8], zetas=(1, 2)).n_functions == 2 * 22 + 3 * 20
     atoms = molecule("CH3CH2OH")
-    assert WeightedSymmetryFunctions()(graph_of(atoms), torch.float64).shape == (9, 32)
+    assert SymmetryFunctions()(graph_of(atoms), torch.float64).shape == (9, 32)
 
 
 def test_symmetry_functions_by_hand() -> None:
     r = 0.97
-    values = WeightedSymmetryFunctions()(graph_of(Atoms("OH", [[0, 0, 0], [0, 0, r]])), torch.float64).numpy()
+    values = SymmetryFunctions()(graph_of(Atoms("OH", [[0, 0, 0], [0, 0, r]])), torch.float64).numpy()
     mus = np.linspace(0.5, 4.5, 22)
     gaussian = np.exp(-((r - mus) ** 2) / (2 * (4 / 21) ** 2)) * fc(r, 5.0)
     assert np.allclose(values[0, :22], 1 * gaussian, rtol=1e-12)  # oxygen sees hydrogen
@@ -126,7 +148,7 @@ def test_symmetry_functions_by_hand() -> None:
     assert np.abs(values[:, 22:]).max() < 1e-12  # two atoms have no angle
 
     water = Atoms("OHH", [[0, 0, 0], [0.8, 0.6, 0], [-0.8, 0.6, 0]])
-    angular = WeightedSymmetryFunctions()(graph_of(water), torch.float64).numpy()[:, 22:27]
+    angular = SymmetryFunctions()(graph_of(water), torch.float64).numpy()[:, 22:27]
     widths = np.linspace(1.0, 4.5, 5)
     cos_hoh = -0.28
     on_oxygen = (1 + cos_hoh) * np.exp(-2 / (2 * widths**2)) * fc(1.0, 5.0) ** 2
@@ -142,11 +164,11 @@ def test_symmetry_functions_by_hand() -> None:
 )
 def test_symmetry_functions_refuse_bad_settings(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        WeightedSymmetryFunctions(**settings)
+        SymmetryFunctions(**settings)
 
 
 def test_memory_of_angular_terms_is_linear_in_neighbors() -> None:
-    """No array of the fast path grows with the number of triples: the widest holds pairs times 3^ζ moments."""
+    """No array of the fast path grows with the number of triples: the widest holds pairs times functions of the distance."""
     sizes: list[int] = []
     atoms = Atoms("C40", np.random.default_rng(0).uniform(0, 8, (40, 3)))
     graph = graph_of(atoms)
@@ -158,9 +180,9 @@ def test_memory_of_angular_terms_is_linear_in_neighbors() -> None:
             return out
 
     with Recorder():
-        WeightedSymmetryFunctions()(graph, torch.float64)
+        SymmetryFunctions()(graph, torch.float64)
     n_triples = sum(n * (n - 1) // 2 for n in torch.bincount(graph.centers).tolist())
-    assert max(sizes) <= graph.n_unique * 22 < n_triples * 5
+    assert max(sizes) <= graph.n_unique * 27 < n_triples * 5
 
 
 # --- SchNet, Behler-Parrinello: written again with loops --------------------------------------------------------------

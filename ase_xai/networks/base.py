@@ -67,6 +67,9 @@ class AtomisticNetwork(nn.Module, ABC):
     `type(network)(**network.settings())` builds an equal skeleton for saved weights, also on
     PyTorch's meta device. A network without charges sets `has_charges = False`.
 
+    `compiled = True` asks for compiled CPU kernels (extra `fast`) where the network has them: made for training, exact to
+    rounding or to a stated interpolation error, without second derivatives with respect to positions.
+
     Args:
         elements: atomic numbers the network knows.
         cutoff: Å; pairs at or beyond it do not act.
@@ -75,6 +78,7 @@ class AtomisticNetwork(nn.Module, ABC):
     architecture: ClassVar[str]
     has_charges: ClassVar[bool] = True
     energy: AtomicEnergy
+    compiled: bool = False
     _element_index: Tensor
 
     def __init__(self, elements: Sequence[int], cutoff: float) -> None:
@@ -178,7 +182,9 @@ def _stress(graph: AtomGraph, gradients: Tensor) -> Tensor:
     vectors = graph.vectors.detach()
     virial = 0.5 * (vectors[:, a] * gradients[:, b] + vectors[:, b] * gradients[:, a])
     per_system = virial.new_zeros((graph.n_systems, 6)).index_add(0, graph.system[graph.centers], virial)
-    return per_system / graph.volume[:, None]
+    has_volume = torch.isfinite(graph.volume)[:, None]
+    volume = torch.where(has_volume, graph.volume[:, None], 1.0)  # a NaN here would reach the gradients of the other systems
+    return torch.where(has_volume, per_system / volume, float("nan"))
 
 
 def _detached(prediction: Prediction) -> Prediction:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ase_xai.graph import AtomGraph
 from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput
 from ase_xai.networks.layers import ShiftedSoftplus, dense, dense_stack
-from ase_xai.networks.wacsf import WeightedSymmetryFunctions
+from ase_xai.networks.wacsf import SymmetryFunctions
 
 STD_FLOOR = 0.01
 """Symmetry functions that hardly vary in training are not amplified beyond 1/STD_FLOOR; their unit is a weighted count."""
@@ -27,7 +27,9 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
     Args:
         elements: atomic numbers the network knows.
         cutoff: Å.
-        n_radial, n_angular, zetas: see `WeightedSymmetryFunctions`; the defaults give 32 functions.
+        n_radial, n_angular, zetas: see `SymmetryFunctions`; the defaults give 32 functions.
+        resolve_elements: symmetry functions for each element and pair of elements of the neighbors (ACSF) instead of ones
+            weighted by atomic number (wACSF): more of them, and no element can be mistaken for another.
         hidden: widths of the hidden layers of each element's network.
 
     Source: Behler, Parrinello, PRL 98, 146401 (2007); Gastegger et al., arXiv:1712.05861. Two hidden layers and standardized
@@ -45,11 +47,14 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
         n_radial: int = 22,
         n_angular: int = 5,
         zetas: Sequence[int] = (1,),
+        resolve_elements: bool = False,
         hidden: Sequence[int] = (100, 100),
     ) -> None:
         super().__init__(elements, cutoff)
         self.hidden = tuple(int(width) for width in hidden)
-        self.descriptor = WeightedSymmetryFunctions(self.cutoff, n_radial, n_angular, zetas)
+        self.resolve_elements = resolve_elements
+        resolved = self.elements if resolve_elements else None
+        self.descriptor = SymmetryFunctions(self.cutoff, n_radial, n_angular, zetas, resolved)
         n_functions = self.descriptor.n_functions
         self.register_buffer("descriptor_mean", torch.zeros(n_functions))
         self.register_buffer("descriptor_std", torch.ones(n_functions))
@@ -60,8 +65,15 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
         self.charge_readouts = nn.ModuleList(dense(self.hidden[-1], 1) for _ in self.elements)
 
     def forward(self, graph: AtomGraph) -> AtomwiseOutput:
-        descriptors = self.descriptor(graph, self.dtype)  # (N, G)
-        standardized = (descriptors - self.descriptor_mean) / self.descriptor_std
+        return self.from_descriptors(graph, self.descriptors(graph))
+
+    def descriptors(self, graph: AtomGraph) -> Tensor:
+        """(N, G) standardized symmetry functions. They do not depend on the weights: training may keep them."""
+        values = self.descriptor(graph, self.dtype, compiled=self.compiled)
+        return (values - self.descriptor_mean) / self.descriptor_std
+
+    def from_descriptors(self, graph: AtomGraph, standardized: Tensor) -> AtomwiseOutput:
+        """What the networks of the elements make of standardized symmetry functions (N, G)."""
         element = self.element_index(graph.numbers)
         order = torch.argsort(element, stable=True)  # atoms grouped by element
         counts = torch.bincount(element, minlength=len(self.elements)).tolist()
@@ -87,5 +99,6 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
             "n_radial": self.descriptor.n_radial,
             "n_angular": self.descriptor.n_angular,
             "zetas": list(self.descriptor.zetas),
+            "resolve_elements": self.resolve_elements,
             "hidden": list(self.hidden),
         }

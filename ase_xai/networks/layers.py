@@ -29,6 +29,11 @@ class CosineCutoff(nn.Module):
         inside = torch.clamp(distances / self.cutoff, max=1.0)
         return 0.5 * (torch.cos(math.pi * inside) + 1.0)
 
+    def slope(self, distances: Tensor) -> Tensor:
+        """Its derivative per Å."""
+        inside = torch.clamp(distances / self.cutoff, max=1.0)
+        return -0.5 * math.pi / self.cutoff * torch.sin(math.pi * inside)
+
 
 class GaussianBasis(nn.Module):
     """exp(-(r - μ_k)² / 2s²) with K centers μ from `start` to `stop` (Å) and s their spacing: (..., K)."""
@@ -41,9 +46,11 @@ class GaussianBasis(nn.Module):
         self.width = (stop - start) / (n_basis - 1)
 
     def forward(self, distances: Tensor) -> Tensor:
-        # Made anew in the caller's precision: a stored copy would keep the rounding of an earlier float32 network.
-        centers = torch.linspace(self.start, self.stop, self.n_basis, dtype=distances.dtype, device=distances.device)
-        return torch.exp(-0.5 * ((distances[..., None] - centers) / self.width) ** 2)
+        return torch.exp(-0.5 * ((distances[..., None] - self.centers(distances)) / self.width) ** 2)
+
+    def centers(self, like: Tensor) -> Tensor:
+        """(K,) μ in Å, made anew in the caller's precision: a stored copy would keep the rounding of an earlier one."""
+        return torch.linspace(self.start, self.stop, self.n_basis, dtype=like.dtype, device=like.device)
 
 
 def dense_stack(widths: Sequence[int]) -> nn.Sequential:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 from ase_xai.graph import AtomGraph
 from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput
 from ase_xai.networks.layers import CosineCutoff, GaussianBasis, dense, dense_stack
+
+Gather = Callable[[nn.Module, Tensor], Tensor]
+"""(filter network, values (N, F)) -> Σ_j W(r_ij) ∘ values_j: (N, F)."""
 
 
 class SchNetNetwork(AtomisticNetwork):
@@ -54,12 +57,25 @@ class SchNetNetwork(AtomisticNetwork):
 
     def forward(self, graph: AtomGraph) -> AtomwiseOutput:
         distances = torch.linalg.vector_norm(graph.unique_vectors, dim=1).to(self.dtype)  # (P,)
-        basis = self.radial_basis(distances)  # (P, K)
-        envelope = self.cutoff_function(distances)[:, None]  # (P, 1)
+        tabulated = self.compiled and graph.mirrored
+        gather = self._tabulated(graph, distances) if tabulated else self._exact(graph, distances)
         features = self.embedding(self.element_index(graph.numbers))  # (N, F)
         for interaction in self.interactions:
-            features = features + interaction(features, basis, envelope, graph)
+            features = features + interaction(features, gather)
         return self.atomwise(graph, self.energy_readout(features), self.charge_readout(features), features)
+
+    def _exact(self, graph: AtomGraph, distances: Tensor) -> Gather:
+        basis, envelope = self.radial_basis(distances), self.cutoff_function(distances)[:, None]  # (P, K), (P, 1)
+        return lambda filter_network, values: graph.gather_neighbors(filter_network(basis) * envelope, values)
+
+    def _tabulated(self, graph: AtomGraph, distances: Tensor) -> Gather:
+        from ase_xai.networks.compiled.convolution import Grid, PlacedPairs, convolve
+
+        grid = Grid.over(self.cutoff, distances)
+        basis, envelope = self.radial_basis(grid.distances), self.cutoff_function(grid.distances)[:, None]  # on K knots
+        n = graph.n_unique
+        pairs = PlacedPairs.on(grid, distances, graph.centers[:n], graph.neighbors[:n])
+        return lambda filter_network, values: convolve(values, filter_network(basis) * envelope, distances, pairs)
 
     def settings(self) -> dict[str, object]:
         return {
@@ -80,7 +96,5 @@ class Interaction(nn.Module):
         self.sender = dense(n_features, n_features, bias=False)
         self.update = dense_stack([n_features, n_features, n_features])
 
-    def forward(self, features: Tensor, basis: Tensor, envelope: Tensor, graph: AtomGraph) -> Tensor:
-        filters = self.filter_network(basis) * envelope  # (P, F)
-        messages = graph.gather_neighbors(filters, self.sender(features))  # (N, F)
-        return self.update(messages)
+    def forward(self, features: Tensor, gather: Gather) -> Tensor:
+        return self.update(gather(self.filter_network, self.sender(features)))  # (N, F)
