@@ -34,29 +34,38 @@ class AtomwiseOutput:
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction:
-    """Energies, derivatives and moments of a batch of B systems, in float64.
+class Sums:
+    """Energies and moments of a batch of B systems, in float64.
 
     Args:
         energy: (B,) eV, the sum of `energies`.
         energies: (N,) eV, references included.
-        forces: (N, 3) eV/Å.
-        stress: (B, 6) eV/Å^3, Voigt order xx yy zz yz xz xy; NaN for systems without a volume.
         charges: (N,) e, or None.
         dipole: (B, 3) e·Å about the coordinate origin, or None. For a charged or periodic system it depends on the origin or
             on the choice of periodic images; the calculators refuse it there.
-        pair_gradients: (E, 3) g_ij = ∂E/∂D_ij in eV/Å. On a mirrored graph it stands on the first half of the pairs.
         output: the atom-wise output the sums are made of.
     """
 
     energy: Tensor
     energies: Tensor
-    forces: Tensor
-    stress: Tensor
     charges: Tensor | None
     dipole: Tensor | None
-    pair_gradients: Tensor
     output: AtomwiseOutput
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction(Sums):
+    """Sums and their derivatives.
+
+    Args:
+        forces: (N, 3) eV/Å.
+        stress: (B, 6) eV/Å^3, Voigt order xx yy zz yz xz xy; NaN for systems without a volume.
+        pair_gradients: (E, 3) g_ij = ∂E/∂D_ij in eV/Å. On a mirrored graph it stands on the first half of the pairs.
+    """
+
+    forces: Tensor
+    stress: Tensor
+    pair_gradients: Tensor
 
 
 class AtomisticNetwork(nn.Module, ABC):
@@ -150,24 +159,25 @@ def predict(network: AtomisticNetwork, graph: AtomGraph, *, create_graph: bool =
     """
     with torch.enable_grad(), torch.autocast(graph.vectors.device.type, enabled=False):
         vectors = graph.vectors.detach().requires_grad_()
-        output = network(graph.with_vectors(vectors))
-        interaction = output.energies.double()
-        gradients = _pair_gradients(interaction.sum(), vectors, create_graph)
-        energies = interaction + output.references
+        sums = add_up(graph, network(graph.with_vectors(vectors)))
+        gradients = _pair_gradients(sums.energy.sum(), vectors, create_graph)
         forces = gradients.new_zeros(graph.positions.shape)
         forces = forces.index_add(0, graph.centers, gradients).index_add(0, graph.neighbors, -gradients)
-        charges = None if output.charges is None else output.charges.double()
-        prediction = Prediction(
-            energy=graph.sum_systems(energies),
-            energies=energies,
-            forces=forces,
-            stress=_stress(graph, gradients),
-            charges=charges,
-            dipole=None if charges is None else graph.sum_systems(charges[:, None] * graph.positions.double()),
-            pair_gradients=gradients,
-            output=output,
-        )
+        prediction = Prediction(**vars(sums), forces=forces, stress=_stress(graph, gradients), pair_gradients=gradients)
     return prediction if create_graph else _detached(prediction)
+
+
+def add_up(graph: AtomGraph, output: AtomwiseOutput) -> Sums:
+    """Energy, charges and dipole of each system of `graph` from what its atoms say; differentiable like `output`."""
+    energies = output.energies.double() + output.references
+    charges = None if output.charges is None else output.charges.double()
+    return Sums(
+        energy=graph.sum_systems(energies),
+        energies=energies,
+        charges=charges,
+        dipole=None if charges is None else graph.sum_systems(charges[:, None] * graph.positions.double()),
+        output=output,
+    )
 
 
 def _pair_gradients(energy: Tensor, vectors: Tensor, create_graph: bool) -> Tensor:

@@ -1,73 +1,111 @@
-"""What training minimizes, and what it reports."""
+"""What training minimizes."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
-from ase_xai.networks.base import Prediction
-from ase_xai.training.data import Labels
+from ase_xai.networks.base import Prediction, Sums
+from ase_xai.training.data import StructureSet
+from ase_xai.training.loader import Labels
+from ase_xai.training.settings import LossWeights
+
+MAGNITUDE_FLOOR = 1e-3
+"""e·Å: |μ| is taken as √(|μ|² + floor²), which has a gradient at μ = 0 (methane, benzene)."""
 
 
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the error terms: energy per (eV/atom), forces per (eV/Å), dipole per (e·Å)."""
+def loss_terms(sums: Sums, labels: Labels, weights: LossWeights) -> dict[str, tuple[Tensor, int]]:
+    """For each weighted target the sum of its errors over the batch, and how many errors that are.
 
-    energy: float = 8.0
-    forces: float = 1.0
-    dipole: float = 3.0
-
-
-def loss(prediction: Prediction, labels: Labels, weights: LossWeights) -> Tensor:
-    """w_E mean|ΔE|/N + w_F mean‖ΔF_i‖ + w_μ mean‖Δμ‖.
+        w_E |ΔE|/N    w_F ‖ΔF_i‖    w_σ mean|Δσ|    w_μ ‖Δμ‖    w_|μ| |Δ|μ||    w_q |Δq_i|
 
     First powers, not squares: off-equilibrium data have heavy tails, and a few strained structures must not rule the rest.
-    The force term is the mean length of the error vector, which is invariant under rotation.
+    The force and dipole terms are lengths of error vectors, which are invariant under rotation. Missing labels (NaN) do not
+    count.
     """
-    energy = ((prediction.energy - labels.energy).abs() / labels.n_atoms).mean()
-    forces = torch.linalg.vector_norm(prediction.forces - labels.forces, dim=1).mean()
-    if prediction.dipole is None:
-        raise ValueError("this network has no charges, so it cannot learn dipoles. Give `atomwise` a charge readout.")
-    dipole = torch.linalg.vector_norm(prediction.dipole - labels.dipole, dim=1).mean()
-    return weights.energy * energy + weights.forces * forces + weights.dipole * dipole
+    return {name: _counted(ERRORS[name](sums, labels)) for name in weights.targets}
 
 
-@dataclass
-class Metrics:
-    """Sums of absolute errors over batches; `means()` gives the mean absolute errors in their units."""
+def loss(terms: Mapping[str, tuple[Tensor, int]], weights: LossWeights, counts: Mapping[str, float] | None = None) -> Tensor:
+    """Weighted sum of the mean errors.
 
-    energy: float = 0.0
-    forces: float = 0.0
-    dipole: float = 0.0
-    dipole_component: float = 0.0
-    dipole_magnitude: float = 0.0
-    n_structures: int = 0
-    n_components: int = 0
+    Args:
+        terms: from `loss_terms`.
+        weights: see `LossWeights`.
+        counts: numbers of errors to divide by, if they are not those of the terms (several processes).
+    """
+    own = {name: count for name, (_, count) in terms.items()}
+    divisors = own if counts is None else counts
+    return torch.stack([getattr(weights, k) * total / max(1.0, divisors[k]) for k, (total, _) in terms.items()]).sum()
 
-    def add(self, prediction: Prediction, labels: Labels) -> None:
-        assert prediction.dipole is not None
-        self.energy += float(((prediction.energy - labels.energy).abs() / labels.n_atoms).sum())
-        self.forces += float((prediction.forces - labels.forces).abs().sum())
-        error = prediction.dipole - labels.dipole
-        magnitudes = (torch.linalg.vector_norm(mu, dim=1) for mu in (error, prediction.dipole, labels.dipole))
-        length, predicted, reference = magnitudes
-        self.dipole += float(length.sum())
-        self.dipole_component += float(error.abs().mean(dim=1).sum())
-        self.dipole_magnitude += float((predicted - reference).abs().sum())
-        self.n_structures += len(labels.energy)
-        self.n_components += labels.forces.numel()
 
-    def means(self) -> dict[str, float]:
-        """Mean absolute errors: energy in eV/atom, force components in eV/Å, and three readings of the dipole error in e·Å.
+def refuse_missing_targets(structures: StructureSet, weights: LossWeights, *, has_charges: bool) -> None:
+    """Raise ValueError if a weighted target has no label, or needs charges that the network does not have."""
+    missing = [name for name in weights.targets if name not in structures.targets]
+    if missing:
+        raise ValueError(
+            f"the loss weighs {', '.join(missing)}, but the data have only {', '.join(structures.targets) or 'no labels'}. "
+            "Name their columns, or set these weights to 0."
+        )
+    electric = [name for name in weights.targets if name in ("dipole", "dipole_magnitude", "charges")]
+    if electric and not has_charges:
+        raise ValueError(
+            f"this network has no charges, so it cannot learn {', '.join(electric)}. Give `atomwise` a charge readout, or "
+            "set these weights to 0."
+        )
 
-        These are the length of the error vector, its components, and the error of the magnitude |μ|.
-        """
-        return {
-            "energy_mae_eV_per_atom": self.energy / self.n_structures,
-            "forces_mae_eV_per_A": self.forces / self.n_components,
-            "dipole_mae_eA": self.dipole / self.n_structures,
-            "dipole_component_mae_eA": self.dipole_component / self.n_structures,
-            "dipole_magnitude_mae_eA": self.dipole_magnitude / self.n_structures,
-        }
+
+def _counted(errors: Tensor) -> tuple[Tensor, int]:
+    known = torch.isfinite(errors.detach())
+    return torch.where(known, errors, 0.0).sum(), int(known.sum())
+
+
+def _length(difference: Tensor) -> Tensor:
+    """(n,) lengths of error vectors; NaN where a component is missing, without NaN in the gradients of the others."""
+    known = torch.isfinite(difference.detach()).all(dim=1)
+    lengths = torch.linalg.vector_norm(torch.where(known[:, None], difference, 1.0), dim=1)
+    return torch.where(known, lengths, float("nan"))
+
+
+def _energy(sums: Sums, labels: Labels) -> Tensor:
+    assert labels.energy is not None
+    return (sums.energy - labels.energy).abs() / labels.n_atoms
+
+
+def _forces(sums: Sums, labels: Labels) -> Tensor:
+    assert labels.forces is not None and isinstance(sums, Prediction)
+    return _length(sums.forces - labels.forces)
+
+
+def _stress(sums: Sums, labels: Labels) -> Tensor:
+    assert labels.stress is not None and isinstance(sums, Prediction)
+    difference = sums.stress - labels.stress
+    known = torch.isfinite(difference.detach()).all(dim=1)
+    return torch.where(known, torch.where(known[:, None], difference, 0.0).abs().mean(dim=1), float("nan"))
+
+
+def _dipole(sums: Sums, labels: Labels) -> Tensor:
+    assert labels.dipole is not None and sums.dipole is not None
+    return _length(sums.dipole - labels.dipole)
+
+
+def _dipole_magnitude(sums: Sums, labels: Labels) -> Tensor:
+    assert labels.dipole_magnitude is not None and sums.dipole is not None
+    return ((sums.dipole.square().sum(dim=1) + MAGNITUDE_FLOOR**2).sqrt() - labels.dipole_magnitude).abs()
+
+
+def _charges(sums: Sums, labels: Labels) -> Tensor:
+    assert labels.charges is not None and sums.charges is not None
+    return (sums.charges - labels.charges).abs()
+
+
+ERRORS: dict[str, Callable[[Sums, Labels], Tensor]] = {
+    "energy": _energy,
+    "forces": _forces,
+    "stress": _stress,
+    "dipole": _dipole,
+    "dipole_magnitude": _dipole_magnitude,
+    "charges": _charges,
+}

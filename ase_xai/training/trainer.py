@@ -1,260 +1,269 @@
-"""A plain training loop: Adam, averaged weights, three-phase learning rate, checkpoints that survive a kill."""
+"""A plain training loop: Adam, averaged weights, a learning rate that rises and falls, checkpoints that survive a kill."""
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as tensors_from_bytes
+from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from ase_xai.files import sealed, unsealed, write_atomically
-from ase_xai.networks.base import AtomisticNetwork, predict
-from ase_xai.training.data import GraphLoader, epoch_batches
-from ase_xai.training.loss import LossWeights, Metrics, loss
-
-MOMENTS = ("exp_avg", "exp_avg_sq")  # of Adam
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """Everything that decides how a run goes, beside data and network.
-
-    Args:
-        steps: optimizer steps in all; a resumed run may ask for another number.
-        batch_size: structures per step.
-        learning_rate: of Adam after warm-up.
-        warmup: steps of linear rise.
-        cooldown: fraction of the steps, at the end, in which the rate falls to zero linearly.
-        ema_decay: of the exponential moving average of the weights, which is what gets validated and saved.
-        gradient_norm: gradients are clipped to this norm.
-        checkpoint_every: steps between checkpoints.
-        seed: of initial weights and batch order.
-        loss: weights of the error terms.
-    """
-
-    steps: int
-    batch_size: int = 32
-    learning_rate: float = 1e-3
-    warmup: int = 500
-    cooldown: float = 0.4
-    ema_decay: float = 0.999
-    gradient_norm: float = 10.0
-    checkpoint_every: int = 500
-    seed: int = 0
-    loss: LossWeights = field(default_factory=LossWeights)
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step: rise, plateau, linear fall."""
-        rise = min(1.0, (step + 1) / max(1, self.warmup))
-        fall = min(1.0, (self.steps - step) / max(1.0, self.cooldown * self.steps))
-        return self.learning_rate * rise * fall
+from ase_xai.networks import compiled
+from ase_xai.networks.base import AtomisticNetwork, Sums, add_up, predict
+from ase_xai.training.checkpoint import Progress, TrainingTensors, load_checkpoint, save_checkpoint
+from ase_xai.training.descriptors import DescriptorCache
+from ase_xai.training.engine import Engine, SingleProcess, share
+from ase_xai.training.evaluation import errors, predicted, refuse_unknown_elements, score
+from ase_xai.training.loader import GraphLoader, Labels, bucketed_batches, epoch_batches
+from ase_xai.training.logs import RunLog
+from ase_xai.training.loss import loss, loss_terms, refuse_missing_targets
+from ase_xai.training.settings import TrainingSettings
+from ase_xai.training.splits import Split
 
 
 class Trainer:
     """Trains `network` in place and keeps `checkpoint.safetensors` and `metrics.csv` in `folder`.
 
-    A checkpoint in `folder` is continued. It holds weights, their average, buffers, Adam's moments and the step, from which
-    batch order and learning rate follow, so that an interrupted run goes on as if nothing had happened (on a CPU: to the
-    same bits). Only the number of steps may differ.
+    A checkpoint in `folder` is continued. It holds weights, their average, the best average so far, buffers, Adam's moments
+    and the step, from which batch order and learning rate follow, so that an interrupted run goes on as if nothing had
+    happened (on a CPU: to the same bits). Only the length of the run may differ.
 
     Args:
-        network: trained in place.
+        network: trained in place, on the engine's device.
         loader: data.
-        train, validation: indices into the loader's structures.
+        split: which structures are trained on and validated.
         settings: see `TrainingSettings`.
         folder: made if missing.
+        engine: one process on the CPU, unless told otherwise.
 
     Raises:
-        ValueError: no structures, elements that the network does not know, or a checkpoint of another run or damaged.
+        ValueError: labels or charges the loss needs are missing, elements are unknown to the network, or the checkpoint in
+            the folder is damaged or of another run.
+        ImportError: compiled kernels are asked for and Numba is not installed.
     """
 
     def __init__(
         self,
         network: AtomisticNetwork,
         loader: GraphLoader,
-        train: np.ndarray,
-        validation: np.ndarray,
+        split: Split,
         settings: TrainingSettings,
         folder: str | Path,
+        engine: Engine | None = None,
     ) -> None:
-        self.network, self.loader, self.settings = network, loader, settings
-        self.train_indices, self.validation_indices = train, validation
+        self.network, self.loader, self.split, self.settings = network, loader, split, settings
+        self.engine = SingleProcess() if engine is None else engine
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._refuse_unusable()
-        self.step, self.running_loss = 0, float("nan")
+        refuse_unknown_elements(network, loader.structures)
+        refuse_missing_targets(loader.structures, settings.loss, has_charges=network.has_charges)
+        network.to(self.engine.device)
+        self._compiled = _wants_compiled(settings, self.engine)
+        self.cache = DescriptorCache.of(network, loader, compiled=self._compiled) if not settings.loss.derivatives else None
         self.parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
-        self.optimizer = torch.optim.Adam(self.parameters.values(), lr=settings.learning_rate)
-        self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
+        copies = [{name: value.detach().clone() for name, value in self.parameters.items()} for _ in range(2)]
+        buffers = {name: value for name, value in network.state_dict().items() if name not in self.parameters}
+        optimizer = torch.optim.AdamW(self.parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay)
+        self.tensors = TrainingTensors(self.parameters, copies[0], copies[1], buffers, optimizer)
+        self.progress = Progress()
         if self.checkpoint.exists():
-            self._resume()
-
-    def _refuse_unusable(self) -> None:
-        if not len(self.train_indices) or not len(self.validation_indices):
-            raise ValueError(
-                f"got {len(self.train_indices)} training and {len(self.validation_indices)} validation structures. Both are "
-                "needed; change the fractions of the split."
-            )
-        unknown = sorted(set(self.loader.structures.elements) - set(self.network.elements))
-        if unknown:
-            raise ValueError(f"the data hold atomic numbers {unknown}, the network knows {list(self.network.elements)}.")
+            self.progress = load_checkpoint(self.checkpoint, self.tensors, self._record())
+        self.log = RunLog(self.folder, self.progress.step) if self.engine.rank == 0 else None
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self._epoch(0))
+
+    @property
+    def total_steps(self) -> int:
+        return self.settings.total_steps(self.steps_per_epoch)
+
     def run(self, *, progress: bool = True) -> dict[str, float]:
-        """Train to the last step, validate once an epoch, and leave the averaged weights in the network.
+        """Train to the last step, validate once an epoch, and leave the best averaged weights in the network.
 
         Returns:
-            Validation errors of the averaged weights.
+            Validation errors of these weights.
         """
-        bar = tqdm(total=self.settings.steps, initial=self.step, disable=not progress, unit="step", mininterval=5.0)
-        with bar:
+        started, earlier = time.perf_counter(), self.progress.seconds
+        with self._bar(progress) as bar, _matmul_precision(self.settings.precision):
             for batch, ends_epoch in self._batches():
                 self._train_step(batch)
                 bar.update()
-                if self.step % self.settings.checkpoint_every == 0:
-                    bar.set_postfix_str(f"loss {self.running_loss:.4f}")
-                    self._save()
+                self.progress.seconds = earlier + time.perf_counter() - started
                 if ends_epoch:
-                    self._log(self.validate())
+                    self._validate()
+                if ends_epoch or self.progress.step % self.settings.checkpoint_every == 0:
+                    speed = self.settings.batch_size * bar.format_dict["rate"] if bar.format_dict["rate"] else float("nan")
+                    bar.set_postfix_str(f"loss {self.progress.running_loss:.4f}, about {speed:.0f} structures/s")
+                    self._save()
+        if self.progress.step % self.steps_per_epoch:
+            self._validate()
         self._save()
-        errors = self.validate()
-        self._log(errors)
-        self._load_average()
-        return errors
+        self._put(self.tensors.best)
+        return self.validate()
 
     def validate(self) -> dict[str, float]:
-        """Mean absolute errors of the averaged weights on the validation structures."""
+        """Errors of the network, with the weights it holds, on the validation structures."""
+        indices = self.split.validation
+        prediction = predicted(self.network, self.loader, indices, None if self.cache is None else self._from_cache)
+        return errors(self.loader.structures.take(indices), prediction)
+
+    def _validate(self) -> None:
+        """Validate the averaged weights, remember them if they are the best, and write a row of the log."""
         current = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self._load_average()
-        try:
-            return evaluate(self.network, self.loader, self.validation_indices)
-        finally:
-            with torch.no_grad():
-                for name, value in current.items():
-                    self.parameters[name].copy_(value)
+        rate = self.settings.rate(self.progress.step, self.total_steps, self.progress.reductions)
+        self._put(self.tensors.average)
+        table = self.validate()
+        self._put(current)
+        value = score(table, self.settings.loss)
+        self.progress.stale += 1
+        if value < self.progress.best:
+            self.progress.best, self.progress.stale = value, 0
+            for name, average in self.tensors.average.items():
+                self.tensors.best[name].copy_(average)
+        if self.progress.stale and self.progress.stale % self.settings.patience == 0:
+            self.progress.reductions += 1
+        if self.log is not None:
+            beginning = {"step": self.progress.step, "learning_rate": rate, "loss": self.progress.running_loss}
+            self.log.add({**beginning, "seconds": round(self.progress.seconds, 1), **table})
 
-    def _batches(self) -> Iterator[tuple[np.ndarray, bool]]:
-        per_epoch = -(-len(self.train_indices) // self.settings.batch_size)
-        while self.step < self.settings.steps:
-            epoch, position = divmod(self.step, per_epoch)
-            batches = list(epoch_batches(self.train_indices, self.settings.batch_size, self.settings.seed, epoch))
-            for number in range(position, min(per_epoch, position + self.settings.steps - self.step)):
-                yield batches[number], number == per_epoch - 1
+    def _epoch(self, epoch: int) -> list[NDArray[np.int64]]:
+        indices, settings = self.split.training, self.settings
+        if settings.batch_atoms:
+            sizes = self.loader.structures.n_atoms
+            return list(bucketed_batches(indices, sizes, settings.batch_atoms, settings.seed, epoch))
+        return list(epoch_batches(indices, settings.batch_size, settings.seed, epoch))
 
-    def _train_step(self, batch: np.ndarray) -> None:
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate(self.step)
-        graph, labels = self.loader.batch(batch, self.network.device)
-        self.optimizer.zero_grad()
-        value = loss(predict(self.network, graph, create_graph=True), labels, self.settings.loss)
-        value.backward()
+    def _batches(self) -> Iterator[tuple[NDArray[np.int64], bool]]:
+        per_epoch, epoch, batches = self.steps_per_epoch, -1, []
+        while self.progress.step < self.total_steps and not self._stopped():
+            now, position = divmod(self.progress.step, per_epoch)
+            if now != epoch:
+                epoch, batches = now, self._epoch(now)
+                per_epoch = len(batches)
+            yield batches[position], position == per_epoch - 1
+
+    def _stopped(self) -> bool:
+        return 0 < self.settings.stop_after <= self.progress.stale
+
+    def _train_step(self, batch: NDArray[np.int64]) -> None:
+        for group in self.tensors.optimizer.param_groups:
+            group["lr"] = self.settings.rate(self.progress.step, self.total_steps, self.progress.reductions)
+        value, gradients = self._gradients(share(self.engine, batch))
+        for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
+            parameter.grad = gradient
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.gradient_norm)
         if not torch.isfinite(norm):
             raise FloatingPointError(
-                f"gradient is {norm} at step {self.step}; the last checkpoint is {self.checkpoint}. Lower the learning rate."
+                f"gradient is {norm} at step {self.progress.step}; the last checkpoint is {self.checkpoint}. Lower the "
+                "learning rate, or look for wild labels with `ase_xai.training.checks`."
             )
-        self.optimizer.step()
-        self.step += 1
-        decay = min(self.settings.ema_decay, self.step / (self.step + 9.0))
+        self.tensors.optimizer.step()
+        self.progress.step += 1
+        decay = min(self.settings.ema_decay, self.progress.step / (self.progress.step + 9.0))
         with torch.no_grad():
-            for name, average in self.average.items():
+            for name, average in self.tensors.average.items():
                 average.lerp_(self.parameters[name], 1.0 - decay)
-        latest = float(value.detach())
-        self.running_loss = latest if np.isnan(self.running_loss) else 0.99 * self.running_loss + 0.01 * latest
+        before = self.progress.running_loss
+        self.progress.running_loss = value if np.isnan(before) else 0.99 * before + 0.01 * value
 
-    def _load_average(self) -> None:
+    def _gradients(self, batch: NDArray[np.int64]) -> tuple[float, list[Tensor]]:
+        """The loss of a batch and its gradient, over all processes.
+
+        The gradient is taken with respect to the weights alone: `backward` would go on to the positions, half as much again.
+        """
+        weights, parameters = self.settings.loss, list(self.parameters.values())
+        terms = loss_terms(*self._outputs(batch), weights) if len(batch) else {}  # more processes than structures
+        own = [terms[name][1] if terms else 0 for name in weights.targets]
+        counts = self.engine.total(torch.tensor(own, dtype=torch.float64, device=self.engine.device))
+        value, gradients = torch.zeros((), device=self.engine.device), [torch.zeros_like(p) for p in parameters]
+        if terms:
+            value = loss(terms, weights, dict(zip(weights.targets, counts.tolist(), strict=True)))
+            found = torch.autograd.grad(value, parameters, allow_unused=True)
+            gradients = [zero if g is None else g for zero, g in zip(gradients, found, strict=True)]
+        if self.engine.world_size > 1:
+            gradients = [self.engine.total(gradient) for gradient in gradients]
+        return float(self.engine.total(value.detach().double())), gradients
+
+    def _outputs(self, batch: NDArray[np.int64]) -> tuple[Sums, Labels]:
+        if self.cache is not None:
+            return self.cache.outputs(batch, self.engine.device)
+        graph, labels = self.loader.batch(batch, self.engine.device)
+        self.network.compiled = self._compiled
+        try:
+            if self.settings.loss.derivatives:
+                return predict(self.network, graph, create_graph=True), labels
+            return add_up(graph, self.network(graph)), labels
+        finally:
+            self.network.compiled = False
+
+    def _from_cache(self, batch: NDArray[np.int64]) -> Sums:
+        assert self.cache is not None
         with torch.no_grad():
-            for name, average in self.average.items():
-                self.parameters[name].copy_(average)
+            return self.cache.outputs(batch, self.engine.device)[0]
 
-    def _log(self, errors: dict[str, float]) -> None:
-        row = {"step": self.step, "learning_rate": self.settings.rate(self.step), "loss": self.running_loss, **errors}
-        path = self.folder / "metrics.csv"
-        new = not path.exists()
-        with path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, row)
-            if new:
-                writer.writeheader()
-            writer.writerow(row)
+    def _put(self, weights: Mapping[str, Tensor]) -> None:
+        with torch.no_grad():
+            for name, value in weights.items():
+                self.parameters[name].copy_(value)
 
     def _save(self) -> None:
-        tensors = {f"buffer.{name}": value.contiguous() for name, value in self._buffers().items()}
-        for name, parameter in self.parameters.items():
-            tensors[f"weight.{name}"] = parameter.detach().contiguous()
-            tensors[f"average.{name}"] = self.average[name].contiguous()
-            state = self.optimizer.state.get(parameter, {})  # none before the first step, and for unused parameters
-            for moment in MOMENTS:
-                tensors[f"{moment}.{name}"] = state.get(moment, torch.zeros_like(parameter)).contiguous()
-        about = {"step": self.step, "running_loss": self.running_loss, **self._record()}
-        write_atomically(self.checkpoint, sealed(tensors, about))
+        if self.engine.rank == 0:
+            save_checkpoint(self.checkpoint, self.tensors, self.progress, self._record())
 
-    def _resume(self) -> None:
-        try:
-            content = self.checkpoint.read_bytes()
-            about = unsealed(content)
-            own, stored = self._record(), {name: about[name] for name in self._record()}
-            changed = [f"{name}={stored[name]}, now {own[name]}" for name in own if stored[name] != own[name]]
-            if changed:
-                raise ValueError(f"it was made with {'; '.join(changed)}")
-            tensors = tensors_from_bytes(content)
-        except (OSError, SafetensorError, ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{self.checkpoint} cannot be continued: {error}. Remove it, or use another folder.") from error
-        with torch.no_grad():
-            for name, value in self._buffers().items():
-                value.copy_(tensors[f"buffer.{name}"])
-            for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"weight.{name}"])
-                self.average[name].copy_(tensors[f"average.{name}"])
-                moments = {moment: tensors[f"{moment}.{name}"].to(parameter.device) for moment in MOMENTS}
-                self.optimizer.state[parameter] = {"step": torch.tensor(float(about["step"])), **moments}
-        self.step, self.running_loss = int(about["step"]), float(about["running_loss"])
-        self._forget_metrics_after(self.step)
-
-    def _forget_metrics_after(self, step: int) -> None:
-        """Cut lines of epochs that will be trained again."""
-        path = self.folder / "metrics.csv"
-        if path.exists():
-            lines = path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
-            write_atomically(path, "".join(lines[:1] + kept).encode())
-
-    def _buffers(self) -> dict[str, Tensor]:
-        """Tensors of the network that are saved but not trained, such as the standardization of descriptors."""
-        return {name: value for name, value in self.network.state_dict().items() if name not in self.parameters}
+    def _bar(self, progress: bool) -> tqdm:
+        show = progress and self.engine.rank == 0
+        return tqdm(total=self.total_steps, initial=self.progress.step, disable=not show, unit="step", mininterval=5.0)
 
     def _record(self) -> dict[str, object]:
         """What must be the same when a checkpoint is continued, as JSON gives it back."""
-        settings = {name: value for name, value in asdict(self.settings).items() if name != "steps"}
-        energy, structures = self.network.energy, hashlib.sha256()
-        for indices in (self.train_indices, self.validation_indices):
-            structures.update(np.asarray(indices, dtype=np.int64).tobytes())
+        settings = {name: value for name, value in asdict(self.settings).items() if name not in ("steps", "epochs")}
+        energy = self.network.energy
         record = {
             "network": {"architecture": self.network.architecture, **self.network.settings()},
             "scale": energy.scale,
             "shift": energy.shift,
             "references": energy.references,
-            "structures": structures.hexdigest(),
+            "structures": self.split.digest,
+            "training": _digest(self.split.training),
+            "validation": _digest(self.split.validation),
             **settings,
+            "compiled": self._compiled,
         }
         return dict(json.loads(json.dumps(record)))
 
 
-def evaluate(network: AtomisticNetwork, loader: GraphLoader, indices: np.ndarray, batch_size: int = 100) -> dict[str, float]:
-    """Mean absolute errors of `network` on the structures at `indices`."""
-    metrics = Metrics()
-    for start in range(0, len(indices), batch_size):
-        graph, labels = loader.batch(indices[start : start + batch_size], network.device)
-        metrics.add(predict(network, graph), labels)
-    return metrics.means()
+def _digest(indices: NDArray[np.int64]) -> str:
+    return hashlib.sha256(np.ascontiguousarray(indices, dtype=np.int64).data).hexdigest()
+
+
+def _wants_compiled(settings: TrainingSettings, engine: Engine) -> bool:
+    possible = engine.device.type == "cpu" and compiled.available()
+    if settings.compiled and engine.device.type != "cpu":
+        raise ValueError(f"compiled kernels run on the CPU, not on {engine.device}. Set compiled = false.")
+    if settings.compiled and not possible:
+        raise ImportError("compiled kernels need Numba: pip install 'ase_xai[fast]', or set compiled = false.")
+    return possible if settings.compiled is None else settings.compiled
+
+
+@contextmanager
+def _matmul_precision(precision: str) -> Iterator[None]:
+    """TF32 for the time of training, if asked for."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else before)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)

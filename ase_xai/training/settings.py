@@ -1,0 +1,123 @@
+"""Everything that decides how a training run goes, beside data and network."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, fields
+
+SCHEDULES = ("linear", "cosine", "plateau")
+PRECISIONS = ("float32", "tf32")
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Weights of the error terms; 0 leaves a target out.
+
+    Args:
+        energy: per (eV/atom).
+        forces: per (eV/Å).
+        stress: per (eV/Å^3).
+        dipole: per (e·Å), for dipole vectors.
+        dipole_magnitude: per (e·Å), where only |μ| is known.
+        charges: per e; partial charges as an additional target.
+    """
+
+    energy: float = 8.0
+    forces: float = 1.0
+    stress: float = 0.0
+    dipole: float = 3.0
+    dipole_magnitude: float = 0.0
+    charges: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, weight in vars(self).items():
+            if not 0.0 <= weight < math.inf:
+                raise ValueError(f"loss weight of {name} must be zero or positive, got {weight}.")
+        if not any(vars(self).values()):
+            raise ValueError("all loss weights are zero. Give at least one target a weight.")
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the targets with a weight."""
+        return [f.name for f in fields(self) if getattr(self, f.name)]
+
+    @property
+    def derivatives(self) -> bool:
+        """Whether the energy must be differentiated: forces or stress are trained on."""
+        return bool(self.forces or self.stress)
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """How a run goes.
+
+    Args:
+        steps: optimizer steps in all; a resumed run may ask for another number. 0: see `epochs`.
+        epochs: passes over the training structures, if `steps` is 0.
+        batch_size: structures per step, over all processes.
+        batch_atoms: if not 0, batches of similar structures with at most this many atoms instead.
+        learning_rate: of Adam after warm-up.
+        warmup: steps of linear rise.
+        schedule: "linear" holds the rate and lets it fall to zero over the last `cooldown` of the steps; "cosine" lets it
+            fall from the first step to the last; "plateau" multiplies it by `factor` when validation has not improved for
+            `patience` epochs.
+        cooldown, factor, patience: see `schedule`.
+        stop_after: epochs without a better validation after which training ends; 0: never.
+        weight_decay: of AdamW; 0 gives Adam.
+        ema_decay: of the exponential moving average of the weights, which is what gets validated and saved.
+        gradient_norm: gradients are clipped to this norm.
+        precision: "float32", or "tf32" for matrix products on a GPU that has it. Geometry and sums are float64 in any case.
+        compiled: use compiled CPU kernels where the network has them (extra `fast`); None: if they are available.
+        checkpoint_every: steps between checkpoints.
+        seed: of initial weights and batch order.
+        loss: weights of the error terms.
+    """
+
+    steps: int = 0
+    epochs: float = 0.0
+    batch_size: int = 32
+    batch_atoms: int = 0
+    learning_rate: float = 1e-3
+    warmup: int = 500
+    schedule: str = "linear"
+    cooldown: float = 0.4
+    factor: float = 0.5
+    patience: int = 10
+    stop_after: int = 0
+    weight_decay: float = 0.0
+    ema_decay: float = 0.999
+    gradient_norm: float = 10.0
+    precision: str = "float32"
+    compiled: bool | None = None
+    checkpoint_every: int = 500
+    seed: int = 0
+    loss: LossWeights = field(default_factory=LossWeights)
+
+    def __post_init__(self) -> None:
+        if (self.steps > 0) == (self.epochs > 0):
+            raise ValueError(
+                f"give the length of training as steps or as epochs, got steps={self.steps}, epochs={self.epochs}."
+            )
+        for name, allowed in (("schedule", SCHEDULES), ("precision", PRECISIONS)):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        for name in ("batch_size", "learning_rate", "gradient_norm", "checkpoint_every", "patience"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+        for name in ("ema_decay", "cooldown", "factor"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must lie between 0 and 1, got {getattr(self, name)}.")
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        return self.steps or max(1, round(self.epochs * steps_per_epoch))
+
+    def rate(self, step: int, total: int, reductions: int = 0) -> float:
+        """Learning rate of a step out of `total`, after `reductions` by the schedule "plateau"."""
+        rise = min(1.0, (step + 1) / max(1, self.warmup))
+        if self.schedule == "cosine":
+            fall = 0.5 * (1.0 + math.cos(math.pi * min(1.0, step / total)))
+        elif self.schedule == "linear":
+            fall = min(1.0, (total - step) / max(1.0, self.cooldown * total))
+        else:
+            fall = self.factor**reductions
+        return self.learning_rate * rise * fall

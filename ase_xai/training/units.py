@@ -1,0 +1,81 @@
+"""Units by name, converted once: eV, Å, e."""
+
+from __future__ import annotations
+
+from ase import units as ase_units
+
+# Values of one unit in ASE's units, CODATA as ASE has it.
+ENERGY = {
+    "eV": 1.0,
+    "meV": 1e-3,
+    "hartree": ase_units.Hartree,
+    "mhartree": 1e-3 * ase_units.Hartree,
+    "rydberg": ase_units.Rydberg,
+    "kcal/mol": ase_units.kcal / ase_units.mol,
+    "kJ/mol": ase_units.kJ / ase_units.mol,
+}
+LENGTH = {"angstrom": 1.0, "bohr": ase_units.Bohr, "nm": 10.0, "pm": 0.01}
+DIPOLE = {"e*angstrom": 1.0, "debye": ase_units.Debye, "e*bohr": ase_units.Bohr}
+CHARGE = {"e": 1.0}
+STRESS = {"eV/angstrom^3": 1.0, "GPa": ase_units.GPa, "kbar": 0.1 * ase_units.GPa, "bar": 1e-4 * ase_units.GPa}
+
+QUANTITIES = {
+    "length": LENGTH,
+    "energy": ENERGY,
+    "stress": STRESS,
+    "dipole": DIPOLE,
+    "dipole_magnitude": DIPOLE,
+    "charges": CHARGE,
+}
+ALIASES = {
+    "Å": "angstrom",
+    "A": "angstrom",
+    "ang": "angstrom",
+    "Ha": "hartree",
+    "Eh": "hartree",
+    "Ry": "rydberg",
+    "kcal": "kcal/mol",
+    "kJ": "kJ/mol",
+    "D": "debye",
+    "eA": "e*angstrom",
+    "e*Å": "e*angstrom",
+    "e·Å": "e*angstrom",
+    "ea0": "e*bohr",
+    "a0": "bohr",
+    "Bohr": "bohr",
+    "eV/Å^3": "eV/angstrom^3",
+    "eV_A3": "eV/angstrom^3",
+}
+DEFAULTS = {
+    "length": "angstrom",
+    "energy": "eV",
+    "forces": "eV/angstrom",
+    "stress": "eV/angstrom^3",
+    "dipole": "e*angstrom",
+    "dipole_magnitude": "e*angstrom",
+    "charges": "e",
+}
+
+
+def factor(quantity: str, unit: str) -> float:
+    """What a value in `unit` is multiplied with to give ASE's unit of `quantity`.
+
+    Args:
+        quantity: "length", "energy", "forces", "stress", "dipole", "dipole_magnitude" or "charges".
+        unit: e.g. "hartree", "kcal/mol", "bohr", "hartree/bohr", "debye".
+
+    Raises:
+        ValueError: unknown unit or quantity; the message lists what is known.
+    """
+    if quantity == "forces":
+        energy, separator, length = unit.rpartition("_" if "_" in unit else "/")
+        if not separator:
+            raise ValueError(f"unit of forces must be energy/length, e.g. 'hartree/bohr' or 'eV/angstrom', got {unit!r}.")
+        return factor("energy", energy) / factor("length", length)
+    if quantity not in QUANTITIES:
+        raise ValueError(f"units are known for {', '.join([*QUANTITIES, 'forces'])}, not for {quantity!r}.")
+    known = QUANTITIES[quantity]
+    name = ALIASES.get(unit, unit)
+    if name not in known:
+        raise ValueError(f"unit of {quantity} must be one of {', '.join(known)}, got {unit!r}.")
+    return known[name]
