@@ -44,7 +44,9 @@ RANDOM_NETWORKS = {
     "behler-parrinello": lambda: random_behler_parrinello(3),
     "behler-parrinello-zeta": lambda: random_behler_parrinello(4, zetas=(1, 2, 3), cutoff=4.5),
     "behler-parrinello-elements": lambda: random_behler_parrinello(5, zetas=(1, 3), cutoff=4.5, resolve_elements=True),
+    "schnet-no-charges": lambda: random_schnet(6, charges=False),
 }
+CHARGED_NETWORKS = [name for name in RANDOM_NETWORKS if "no-charges" not in name]
 
 
 def shaken_molecule(name: str, seed: int = 0, amplitude: float = 0.05) -> Atoms:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 import torch
 from ase import Atoms
 from ase.build import molecule
-from systems import ELEMENTS, RANDOM_NETWORKS, random_behler_parrinello, random_schnet, shaken_molecule
+from systems import CHARGED_NETWORKS, ELEMENTS, RANDOM_NETWORKS, random_behler_parrinello, random_schnet, shaken_molecule
 
 from ase_xai.graph import AtomGraph
-from ase_xai.networks import BehlerParrinelloNetwork, SchNetNetwork, predict
+from ase_xai.networks import AtomisticNetwork, BehlerParrinelloNetwork, SchNetNetwork, predict
 from ase_xai.networks.layers import CosineCutoff, GaussianBasis, ShiftedSoftplus
 from ase_xai.networks.wacsf import SymmetryFunctions
 
@@ -258,7 +259,7 @@ def test_standardization_uses_mean_and_spread_of_the_atoms() -> None:
 # --- charges, dipoles, references -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", RANDOM_NETWORKS)
+@pytest.mark.parametrize("name", CHARGED_NETWORKS)
 @pytest.mark.parametrize("charge", [-1.0, 0.0, 2.0])
 def test_charges_sum_to_the_total_charge_in_every_precision(name: str, charge: float) -> None:
     for dtype in (torch.float32, torch.float64):
@@ -271,7 +272,7 @@ def test_charges_sum_to_the_total_charge_in_every_precision(name: str, charge: f
         assert torch.allclose(graph.sum_systems(prediction.energies), prediction.energy, rtol=1e-14)
 
 
-@pytest.mark.parametrize("name", RANDOM_NETWORKS)
+@pytest.mark.parametrize("name", CHARGED_NETWORKS)
 def test_equivalent_atoms_are_equal_and_planar_dipoles_in_plane(name: str) -> None:
     network = RANDOM_NETWORKS[name]().double()
     benzene = molecule("C6H6")
@@ -286,6 +287,14 @@ def test_equivalent_atoms_are_equal_and_planar_dipoles_in_plane(name: str) -> No
     rng = np.random.default_rng(0)
     benzene.positions[:, :2] += rng.normal(0, 0.1, (12, 2))
     assert abs(float(predict(network, graph_of(benzene, network.cutoff)).dipole[0, 2])) < 1e-12
+
+
+@pytest.mark.parametrize("make", [random_schnet, random_behler_parrinello])
+def test_a_network_without_charges_says_none(make: Callable[..., AtomisticNetwork]) -> None:
+    network = make(charges=False)
+    prediction = predict(network, graph_of(molecule("H2O"), network.cutoff))
+    assert not network.has_charges and prediction.charges is None and prediction.dipole is None
+    assert network.settings()["charges"] is False and type(network)(**network.settings()).has_charges is False
 
 
 def test_references_stay_apart_and_in_float64() -> None:

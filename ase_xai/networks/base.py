@@ -85,7 +85,7 @@ class AtomisticNetwork(nn.Module, ABC):
     """
 
     architecture: ClassVar[str]
-    has_charges: ClassVar[bool] = True
+    has_charges: bool = True
     energy: AtomicEnergy
     compiled: bool = False
     _element_index: Tensor

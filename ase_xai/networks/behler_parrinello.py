@@ -31,6 +31,7 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
         resolve_elements: symmetry functions for each element and pair of elements of the neighbors (ACSF) instead of ones
             weighted by atomic number (wACSF): more of them, and no element can be mistaken for another.
         hidden: widths of the hidden layers of each element's network.
+        charges: predict charges and dipoles beside energies; without data to learn them from, switch them off.
 
     Source: Behler, Parrinello, PRL 98, 146401 (2007); Gastegger et al., arXiv:1712.05861. Two hidden layers and standardized
     descriptors are this project's choice.
@@ -49,6 +50,7 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
         zetas: Sequence[int] = (1,),
         resolve_elements: bool = False,
         hidden: Sequence[int] = (100, 100),
+        charges: bool = True,
     ) -> None:
         super().__init__(elements, cutoff)
         self.hidden = tuple(int(width) for width in hidden)
@@ -62,7 +64,8 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
             nn.Sequential(dense_stack([n_functions, *self.hidden]), ShiftedSoftplus()) for _ in self.elements
         )
         self.energy_readouts = nn.ModuleList(dense(self.hidden[-1], 1) for _ in self.elements)
-        self.charge_readouts = nn.ModuleList(dense(self.hidden[-1], 1) for _ in self.elements)
+        self.has_charges = charges
+        self.charge_readouts = nn.ModuleList(dense(self.hidden[-1], 1) for _ in self.elements if charges)
 
     def forward(self, graph: AtomGraph) -> AtomwiseOutput:
         return self.from_descriptors(graph, self.descriptors(graph))
@@ -80,9 +83,11 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
         groups = standardized[order].split(counts)
         hidden = [network(group) for network, group in zip(self.hidden_networks, groups, strict=True)]
         energies = torch.cat([read(h) for read, h in zip(self.energy_readouts, hidden, strict=True)])
-        charges = torch.cat([read(h) for read, h in zip(self.charge_readouts, hidden, strict=True)])
         back = torch.argsort(order)
-        return self.atomwise(graph, energies[back], charges[back], torch.cat(hidden)[back])
+        charges = None
+        if self.has_charges:
+            charges = torch.cat([read(h) for read, h in zip(self.charge_readouts, hidden, strict=True)])[back]
+        return self.atomwise(graph, energies[back], charges, torch.cat(hidden)[back])
 
     def standardize_on(self, graphs: Sequence[AtomGraph]) -> None:
         """Set mean and standard deviation of each symmetry function from the atoms of `graphs` (training structures)."""
@@ -101,4 +106,5 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
             "zetas": list(self.descriptor.zetas),
             "resolve_elements": self.resolve_elements,
             "hidden": list(self.hidden),
+            "charges": self.has_charges,
         }

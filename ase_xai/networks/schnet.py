@@ -31,6 +31,7 @@ class SchNetNetwork(AtomisticNetwork):
         n_features: width F of the atomic features.
         n_interactions: number T of interaction layers; the receptive field is T·cutoff.
         n_radial: number K of Gaussians between 0 and the cutoff.
+        charges: predict charges and dipoles beside energies; without data to learn them from, switch them off.
 
     Source: Schütt et al., arXiv:1706.08566 and arXiv:1712.06113. Departs from the first code by the cutoff function and a
     linear second filter layer, both as in SchNetPack.
@@ -45,6 +46,7 @@ class SchNetNetwork(AtomisticNetwork):
         n_features: int = 128,
         n_interactions: int = 6,
         n_radial: int = 50,
+        charges: bool = True,
     ) -> None:
         super().__init__(elements, cutoff)
         self.n_features, self.n_interactions, self.n_radial = n_features, n_interactions, n_radial
@@ -53,7 +55,8 @@ class SchNetNetwork(AtomisticNetwork):
         self.cutoff_function = CosineCutoff(cutoff)
         self.interactions = nn.ModuleList(Interaction(n_features, n_radial) for _ in range(n_interactions))
         self.energy_readout = dense_stack([n_features, n_features // 2, 1])
-        self.charge_readout = dense_stack([n_features, n_features // 2, 1])
+        self.has_charges = charges
+        self.charge_readout = dense_stack([n_features, n_features // 2, 1]) if charges else None
 
     def forward(self, graph: AtomGraph) -> AtomwiseOutput:
         distances = torch.linalg.vector_norm(graph.unique_vectors, dim=1).to(self.dtype)  # (P,)
@@ -62,7 +65,8 @@ class SchNetNetwork(AtomisticNetwork):
         features = self.embedding(self.element_index(graph.numbers))  # (N, F)
         for interaction in self.interactions:
             features = features + interaction(features, gather)
-        return self.atomwise(graph, self.energy_readout(features), self.charge_readout(features), features)
+        charges = None if self.charge_readout is None else self.charge_readout(features)
+        return self.atomwise(graph, self.energy_readout(features), charges, features)
 
     def _exact(self, graph: AtomGraph, distances: Tensor) -> Gather:
         basis, envelope = self.radial_basis(distances), self.cutoff_function(distances)[:, None]  # (P, K), (P, 1)
@@ -84,6 +88,7 @@ class SchNetNetwork(AtomisticNetwork):
             "n_features": self.n_features,
             "n_interactions": self.n_interactions,
             "n_radial": self.n_radial,
+            "charges": self.has_charges,
         }
 
 
