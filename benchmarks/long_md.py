@@ -2,11 +2,11 @@
 
     python benchmarks/long_md.py FOLDER [--weights organic] [--temperature 300] [--ps 100]
 
-Ten molecules of 21 to 50 atoms (`drug_like.xyz`: RDKit conformers from the SMILES in the file) run at once, 60 Å apart, which
-is beyond every cutoff, so each moves as if alone. Relaxed first, then Langevin dynamics (0.5 fs, friction 0.01/fs) with one
-frame every 50 fs in FOLDER; the same command continues a run that was cut off. A molecule is intact if in every frame its
-bonds are those of the start: bonded pairs are closer than 1.3 times the sum of covalent radii at the start, and broken or
-formed if a pair is found beyond 1.6 times, or a new one within 1.0 times, that sum.
+Ten molecules of 21 to 50 atoms (`drug_like.xyz`: RDKit conformers from the SMILES in the file) run at once, 60 Å apart,
+which is beyond every cutoff, so each moves as if alone. Relaxed first, then Langevin dynamics (0.5 fs, friction 0.01/fs)
+with one frame every 50 fs in FOLDER; the same command continues a run that was cut off. A molecule is intact if in every
+frame its bonds are those of the start: bonded pairs are closer than 1.3 times the sum of covalent radii at the start, and
+broken or formed if a pair is found beyond 1.6 times, or a new one within 1.0 times, that sum.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
     python benchmarks/md_stability.py DATA_FOLDER [--weights organic organic-bp] [--molecules 100] [--steps 1000]
 
-Molecules come from the test split of `examples/train_organic.py`: none of them, in any geometry, was trained on. Each is
+Molecules come from the test part of `examples/training/organic.toml`: none of them, in any geometry, was trained on. Each is
 relaxed, given momenta for 300 K, and run with Langevin dynamics at 0.5 fs. It counts as intact if no bond ever exceeds 1.5
 times its length at the start.
 """
@@ -10,7 +10,6 @@ times its length at the start.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
@@ -22,21 +21,26 @@ from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.optimize import BFGS
 
 from ase_xai import load
-from ase_xai.training import StructureSet
+from ase_xai.training.config import load_config
+from ase_xai.training.pipeline import load_structures, split_of
 
-sys.path.append(str(Path(__file__).parents[1] / "examples"))
-from train_organic import FILES, FRACTIONS, SPLIT_SEED
+CONFIG = Path(__file__).parents[1] / "examples" / "training" / "organic.toml"
 
 
 def held_out(data: Path, n_molecules: int) -> list[Atoms]:
     """Test structures of distinct molecules, at least 6 atoms, no dimers, in an order fixed by a seed."""
-    structures = StructureSet.from_npz([data / name for name in FILES])
-    _, _, test = structures.split(FRACTIONS, SPLIT_SEED)
+    config = load_config(CONFIG, data=data)
+    structures = load_structures(config.data)
+    test = split_of(structures, config.split).test
     picked: dict[int, Atoms] = {}
     for s in np.random.default_rng(0).permutation(test):
         rows = slice(structures.offsets[s], structures.offsets[s + 1])
-        if structures.kind[s] != 3 and structures.n_atoms[s] >= 6 and structures.group[s] not in picked:
-            picked[int(structures.group[s])] = Atoms(structures.numbers[rows], structures.positions[rows].astype(float))
+        if (
+            structures.kind_names[structures.kinds[s]] != "dimer"
+            and structures.n_atoms[s] >= 6
+            and structures.groups[s] not in picked
+        ):
+            picked[int(structures.groups[s])] = Atoms(structures.numbers[rows], structures.positions[rows])
         if len(picked) == n_molecules:
             break
     return list(picked.values())

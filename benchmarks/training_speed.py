@@ -1,10 +1,10 @@
-"""Training speed of SchNet here and in SchNetPack: the same molecules, batches, network size, optimizer and threads, interleaved in one run.
+"""Training speed of SchNet here and in SchNetPack: same molecules, batches, network sizes and threads, interleaved.
 
     python benchmarks/training_speed.py DATA.npz [--threads 1] [--batch-size 32] [--rounds 20]
 
 DATA.npz is ragged with n_atoms, Z, R (Å), E_eV, F_eV_A. Needs `pip install schnetpack` beside `ase_xai[fast]`; without
-SchNetPack its lines are left out. A step is everything from the arrays of a batch to updated weights: graph, energies, forces,
-loss, gradients, Adam. Neighbor pairs are found beforehand for both. Medians; structures/s of the median step.
+SchNetPack its lines are left out. A step is everything from the arrays of a batch to updated weights: graph, energies,
+forces, loss, gradients, Adam. Neighbor pairs are found beforehand for both. Medians; structures/s of the median step.
 """
 
 from __future__ import annotations
@@ -140,7 +140,9 @@ def main() -> None:
     atoms, pairs = (statistics.mean(getattr(b.graph, k).shape[0] for b in batches) for k in ("numbers", "centers"))
     print(f"{platform.processor() or platform.machine()}, torch {torch.__version__}, {arguments.threads} thread(s), float32")
     print(f"batches of {arguments.batch_size} molecules: {atoms:.0f} atoms, {pairs:.0f} pairs on average")
-    print("| network | trained on | program | ms per step | structures/s | SchNetPack's time / this |\n" + "| --- " * 6 + "|")
+    print(
+        "| network | trained on | program | ms per step | structures/s | SchNetPack's time / this |\n" + "| --- " * 6 + "|"
+    )
     for features, interactions in ((128, 6), (64, 3)):
         for forces in (True, False):
             steps = contestants(features, interactions, forces)
@@ -154,11 +156,8 @@ def main() -> None:
             medians = {name: statistics.median(values) for name, values in times.items()}
             for name, median in medians.items():
                 ratio = f"{medians['SchNetPack'] / median:.1f}" if "SchNetPack" in medians else ""
-                print(
-                    f"| {features} x {interactions} | {'energy, forces' if forces else 'energy'} | {name} | {1e3 * median:.1f} "
-                    f"| {arguments.batch_size / median:.0f} | {ratio} |",
-                    flush=True,
-                )
+                what = f"{features} x {interactions} | {'energy, forces' if forces else 'energy'} | {name}"
+                print(f"| {what} | {1e3 * median:.1f} | {arguments.batch_size / median:.0f} | {ratio} |", flush=True)
 
 
 if __name__ == "__main__":

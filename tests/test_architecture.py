@@ -24,7 +24,10 @@ MAX_BODY_LINES = 50
 MAX_PUBLIC_NAMES = 25
 
 NEIGHBOR_BACK_ENDS = ("nvalchemiops", "pyg_lib", "torch_cluster")
-OPTIONAL = {*NEIGHBOR_BACK_ENDS, "chemiscope", "matplotlib", "nvalchemi", "pandas", "rdkit", "tblite", "xarray"}
+OPTIONAL = {
+    *NEIGHBOR_BACK_ENDS, "chemiscope", "lightning_fabric", "matplotlib", "numba", "nvalchemi", "pandas", "rdkit", "tblite",
+    "xarray",
+}  # fmt: skip
 
 # Who may import whom, beside the standard library and the own room. The longest matching room decides; a name allows
 # everything below it. CONTRIBUTING.md says the same in words.
@@ -33,6 +36,7 @@ MAY_IMPORT = {
     "ase_xai.graph": ("numpy", "torch", "ase", "ase_xai.neighbors"),
     "ase_xai.skin": ("numpy", "torch", "ase", "ase_xai.graph", "ase_xai.neighbors"),
     "ase_xai.networks": ("torch", "ase_xai.graph"),
+    "ase_xai.networks.compiled": ("numpy", "torch", "numba", "ase_xai.graph", "ase_xai.networks"),
     "ase_xai.calculator_base": ("numpy", "torch", "ase", "ase_xai.graph"),
     "ase_xai.calculators": (
         "numpy", "torch", "ase",
@@ -54,9 +58,15 @@ MAY_IMPORT = {
         "numpy", "matplotlib", "chemiscope", "rdkit", "ase_xai.explainers.base", "ase_xai.trajectory.store",
     ),
     "ase_xai.training": (
-        "numpy", "torch", "safetensors", "tqdm",
+        "numpy", "torch", "ase", "h5py", "safetensors", "tqdm", "lightning_fabric", "tomli",
         "ase_xai.files", "ase_xai.graph", "ase_xai.neighbors", "ase_xai.networks",
     ),
+    "ase_xai.training.assessment": (
+        "numpy", "torch", "ase",
+        "ase_xai.files", "ase_xai.graph", "ase_xai.networks", "ase_xai.report", "ase_xai.training",
+    ),
+    "ase_xai.training.comparison": ("numpy", "ase_xai.files", "ase_xai.training", "ase_xai.weights"),
+    "ase_xai.training.pipeline": ("numpy", "torch", "ase.data", "ase_xai"),
 }  # fmt: skip
 NEVER_IMPORT = {"ase_xai.explainers": ("ase.calculators",)}
 COMMAND_LINE = "ase_xai.cli"

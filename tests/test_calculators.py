@@ -13,7 +13,6 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -38,8 +37,7 @@ from systems import RANDOM_NETWORKS, random_behler_parrinello, random_schnet, sh
 
 import ase_xai
 from ase_xai import BehlerParrinello, Ensemble, NetworkCalculator, SchNet, WeightsError, load
-from ase_xai.graph import AtomGraph
-from ase_xai.networks import NETWORKS, AtomwiseOutput, SchNetNetwork, predict
+from ase_xai.networks import SchNetNetwork, predict
 from ase_xai.weights import ModelCard, resolve, save_weights
 
 OPEN_NAMES = {"energy", "free_energy", "energies", "forces", "charges", "dipole"}
@@ -526,23 +524,12 @@ def test_the_graph_owns_its_numbers(calculator: NetworkCalculator) -> None:
     assert atoms.numbers[0] == 6
 
 
-class Chargeless(SchNetNetwork):
-    architecture = "chargeless"
-    has_charges = False
-
-    def forward(self, graph: AtomGraph) -> AtomwiseOutput:
-        return replace(super().forward(graph), charges=None)
-
-
-def test_networks_without_charges_offer_none(
-    weights: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(NETWORKS, "chargeless", Chargeless)
+def test_networks_without_charges_offer_none(weights: dict[str, Path], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network = Chargeless([1, 6, 7, 8], n_features=8, n_interactions=1)
+    network = SchNetNetwork([1, 6, 7, 8], n_features=8, n_interactions=1, charges=False)
     save_weights(tmp_path / "w", network, ModelCard.describe(network, reference_kind="none", level_of_theory="none"))
     atoms = ethanol(load(tmp_path / "w"))
-    assert type(atoms.calc) is NetworkCalculator and not {"charges", "dipole"} & set(atoms.calc.implemented_properties)
+    assert type(atoms.calc) is SchNet and not {"charges", "dipole"} & set(atoms.calc.implemented_properties)
     atoms.get_forces()
     for ask in (atoms.get_charges, atoms.get_dipole_moment):
         with pytest.raises(PropertyNotImplementedError):

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 
 from ase_xai import load
 from ase_xai.contract import check_network
@@ -76,3 +77,30 @@ def test_nothing_is_left_to_fill_in_and_links_lead_somewhere() -> None:
         assert "@@" not in text, name
         for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", text):
             assert (ROOT / target).exists(), f"{name} links to {target}"
+
+
+def test_the_training_of_the_readme_runs(tmp_path: Path) -> None:
+    """The configuration shown, on a few molecules in the units it names, for a few steps."""
+    from ase import units
+    from ase.calculators.singlepoint import SinglePointCalculator
+    from ase.io import write
+    from training_data import labeled
+
+    from ase_xai.training.pipeline import train
+    from ase_xai.weights import load_weights
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (config,) = (block for block in re.findall(r"```toml\n(.*?)```", text, re.DOTALL) if "[training]" in block)
+    structures, frames = labeled(tmp_path), []
+    kcal = units.kcal / units.mol
+    for s in range(len(structures)):
+        rows = slice(structures.offsets[s], structures.offsets[s + 1])
+        atoms = Atoms(structures.numbers[rows], structures.positions[rows])
+        results = {"energy": structures.energy[s] / kcal, "forces": structures.forces[rows] / kcal}
+        atoms.calc = SinglePointCalculator(atoms, **results)
+        frames.append(atoms)
+    write(tmp_path / "molecules.extxyz", frames)
+    (tmp_path / "run.toml").write_text(config)
+    card = load_weights(train(tmp_path / "run.toml", tmp_path / "run", steps=3, progress=False)).card
+    assert card.training["structures"] == {"training": 41, "validation": 2, "test": 5}
+    assert card.references["O"] == pytest.approx(-80, abs=5)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +21,7 @@ from training_data import energies_only, fresh, labeled, labeled_file, settings,
 
 from ase_xai.networks import AtomisticNetwork, SchNetNetwork, predict
 from ase_xai.training import GraphLoader, LossWeights, Split, StructureSet, Trainer, TrainingSettings, split_by_group
+from ase_xai.training.charge_sign import fix_charge_sign
 from ase_xai.training.evaluation import errors, predicted
 from ase_xai.training.loss import MAGNITUDE_FLOOR, loss, loss_terms
 
@@ -68,10 +71,23 @@ def test_loss_by_hand_with_missing_labels(structures: StructureSet) -> None:
     assert float(loss(terms, weights)) == pytest.approx(expected, rel=1e-6)
 
 
-def test_missing_labels_do_not_poison_gradients(structures: StructureSet) -> None:
+@pytest.mark.parametrize("form", ["l2", "huber"])
+def test_forms_of_the_loss_by_hand(structures: StructureSet, form: str) -> None:
+    network, chosen = random_schnet(), np.array([0, 3, 5, 9])
+    graph, labels = GraphLoader(structures, network.cutoff).batch(chosen)
+    p, part = predict(network, graph), structures.take(chosen)
+    size = np.linalg.norm(p.forces.numpy() - part.forces, axis=1)
+    delta = float(np.median(size))
+    by_hand = {"l2": size**2, "huber": np.where(size < delta, size**2 / (2 * delta), size - delta / 2)}
+    weights = energies_only(energy=0.0, forces=2.0, form=form, delta=delta)
+    assert float(loss(loss_terms(p, labels, weights), weights)) == pytest.approx(2.0 * by_hand[form].mean(), rel=1e-5)
+
+
+@pytest.mark.parametrize("form", ["l1", "l2", "huber"])
+def test_missing_labels_do_not_poison_gradients(structures: StructureSet, form: str) -> None:
     holed, network = with_all_labels(structures), random_schnet()
     graph, labels = GraphLoader(holed, network.cutoff).batch(np.array([0, 3, 5, 9]))
-    weights = LossWeights(dipole_magnitude=1.0, charges=1.0)
+    weights = LossWeights(dipole_magnitude=1.0, charges=1.0, form=form)
     value = loss(loss_terms(predict(network, graph, create_graph=True), labels, weights), weights)
     gradients = torch.autograd.grad(value, list(network.parameters()), allow_unused=True)
     assert all(g is None or torch.isfinite(g).all() for g in gradients)
@@ -124,6 +140,12 @@ def test_kept_descriptors_change_nothing(structures: StructureSet, split: Split)
     assert labels.energy is not None and torch.equal(labels.energy, expected_labels.energy)
 
 
+def metrics(folder: Path) -> list[dict[str, str]]:
+    """The rows of metrics.csv, without what a clock says."""
+    with (folder / "metrics.csv").open() as file:
+        return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
+
+
 class Killed(Exception):
     pass
 
@@ -159,55 +181,136 @@ def test_an_interrupted_run_ends_bit_equal(
             trainer.run(progress=False)
         return network
 
-    def log(folder: str) -> list[dict[str, str]]:
-        with (tmp_path / folder / "metrics.csv").open() as file:
-            return [{k: v for k, v in row.items() if k != "seconds"} for row in csv.DictReader(file)]
-
     whole = run(tmp_path / "whole")
     for kill_at in (3, 17, 25):  # before the first checkpoint, in the middle, in the cool-down
         with pytest.raises(Killed):
             run(tmp_path / f"cut{kill_at}", kill_at)
         assert state_bits(run(tmp_path / f"cut{kill_at}")) == state_bits(whole), kill_at
-        assert log(f"cut{kill_at}") == log("whole")
+        assert metrics(tmp_path / f"cut{kill_at}") == metrics(tmp_path / "whole")
 
 
-KILLED = """
-import sys
+FORKING = """
+import os, sys
 sys.path.insert(0, sys.argv[1])
 import torch
 from training_data import *
 from ase_xai.training import GraphLoader, Trainer, split_by_group
 torch.set_num_threads(1)
 structures = read(sys.argv[2], COLUMNS)
-network = fresh(structures)
-split = split_by_group(structures, validation=0.25, test=0.0, seed=0)
-Trainer(network, GraphLoader(structures, 5.0), split, settings(60, checkpoint_every=1), sys.argv[3]).run(progress=False)
-print(state_bits(network))
+loader, split = GraphLoader(structures, 5.0), split_by_group(structures, validation=0.25, test=0.0, seed=0)
+torch.optim.AdamW([torch.zeros(1, requires_grad=True)])  # what it imports is slow
+for line in sys.stdin:
+    (folder, every), process = line.split(), os.fork()
+    if process == 0:
+        network = fresh(structures)
+        chosen = settings(80, checkpoint_every=int(every), compiled=False, schedule="plateau", patience=1)
+        Trainer(network, loader, split, chosen, folder).run(progress=False)
+        open(folder + "/bits", "w").write(state_bits(network))
+        os._exit(0)
+    print(process, flush=True)
+    print(os.waitpid(process, 0)[1], flush=True)
 """
 
 
 def test_a_killed_run_ends_bit_equal(tmp_path: Path) -> None:
-    """kill -9 at five moments, with a checkpoint written at every step, so that some hit the writing."""
+    """kill -9 at ten moments, half of them while a checkpoint is being written (one is, at every step)."""
     labeled_file(tmp_path / "set.npz")
+    command = [sys.executable, "-c", FORKING, str(Path(__file__).parent), str(tmp_path / "set.npz")]
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], **streams) as parent:  # type: ignore[call-overload]
 
-    def start(folder: str) -> subprocess.Popen[str]:
-        paths = (Path(__file__).parent, tmp_path / "set.npz", tmp_path / folder)
-        command = [sys.executable, "-c", KILLED, *map(str, paths)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1])
+        def start(folder: str, checkpoint_every: int) -> int:
+            parent.stdin.write(f"{tmp_path / folder} {checkpoint_every}\n")
+            parent.stdin.flush()
+            return int(parent.stdout.readline())
 
-    whole = start("whole")
-    checkpoint, rng = tmp_path / "cut" / "checkpoint.safetensors", random.Random(0)
-    for _ in range(5):
-        process = start("cut")
-        before = checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0
-        while process.poll() is None and (checkpoint.stat().st_mtime_ns if checkpoint.exists() else 0) == before:
-            time.sleep(0.01)
-        time.sleep(rng.uniform(0, 0.15))
-        process.kill()
-        process.communicate()
-    last = start("cut")
-    expected, found = whole.communicate(timeout=240)[0], last.communicate(timeout=240)[0]
-    assert expected == found and len(expected) > 1000
+        folder, rng, n_torn = tmp_path / "cut", random.Random(0), 0
+        for number in range(10):
+            process = start("cut", 1)
+            deadline = time.monotonic() + rng.uniform(0.05, 0.12)
+            while time.monotonic() < deadline or (number % 2 and not any(folder.glob(".checkpoint*"))):
+                assert not (folder / "bits").exists(), "the run ended before it was killed often enough"
+            os.kill(process, signal.SIGKILL)
+            assert int(parent.stdout.readline()) == signal.SIGKILL
+            torn = list(folder.glob(".checkpoint*"))
+            n_torn += len(torn)
+            for path in torn:
+                path.unlink()
+        for name in ("cut", "whole"):
+            start(name, 1000)
+            assert int(parent.stdout.readline()) == 0
+    assert (folder / "bits").read_text() == (tmp_path / "whole" / "bits").read_text()
+    assert metrics(folder) == metrics(tmp_path / "whole") and n_torn
+
+
+def test_ctrl_c_ends_between_two_steps(structures: StructureSet, split: Split, tmp_path: Path) -> None:
+    """The checkpoint holds every step made, the run goes on to the same bits, and signals are handled as before."""
+
+    def run(folder: str, interrupt_at: int | None = None) -> AtomisticNetwork:
+        network = fresh(structures)
+        chosen = settings(30, checkpoint_every=1000, compiled=False)
+        trainer = Trainer(network, GraphLoader(structures, network.cutoff), split, chosen, tmp_path / folder)
+        step = trainer._train_step
+
+        def interrupted(batch: np.ndarray) -> None:
+            if trainer.progress.step == interrupt_at:
+                os.kill(os.getpid(), signal.SIGINT)
+            step(batch)
+
+        trainer._train_step = interrupted  # type: ignore[method-assign]
+        trainer.run(progress=False)
+        return network
+
+    before, whole = signal.getsignal(signal.SIGINT), run("whole")
+    with pytest.raises(KeyboardInterrupt, match=r"interrupted after step 13; .*checkpoint\.safetensors is written"):
+        run("cut", interrupt_at=12)
+    assert state_bits(run("cut")) == state_bits(whole) and signal.getsignal(signal.SIGINT) == before
+
+
+def test_an_end_in_the_middle_of_a_validation_changes_nothing(
+    structures: StructureSet, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step before a validation has its checkpoint already: the next run starts with that validation."""
+
+    def run(folder: str, kill: bool = False) -> AtomisticNetwork:
+        network = fresh(structures)
+        chosen = settings(20, checkpoint_every=1, compiled=False, schedule="plateau", patience=1)
+        trainer = Trainer(network, GraphLoader(structures, network.cutoff), split, chosen, tmp_path / folder)
+
+        def deadly() -> dict[str, float]:
+            raise Killed
+
+        if kill:
+            monkeypatch.setattr(trainer, "validate", deadly)
+        trainer.run(progress=False)
+        return network
+
+    with pytest.raises(Killed):
+        run("cut", kill=True)
+    assert not (tmp_path / "cut" / "metrics.csv").exists()
+    assert state_bits(run("cut")) == state_bits(run("whole"))
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_validations_every_other_epoch(structures: StructureSet, split: Split, tmp_path: Path) -> None:
+    network, chosen = fresh(structures), settings(0, epochs=5.0, validate_every=2, compiled=False)
+    trainer = Trainer(network, GraphLoader(structures, network.cutoff), split, chosen, tmp_path)
+    trainer.run(progress=False)
+    epochs = [int(row["step"]) / trainer.steps_per_epoch for row in metrics(tmp_path)]
+    assert epochs == [2.0, 4.0, 5.0] and trainer.structures_per_second > 0
+
+
+def test_a_finished_run_stays_as_it_is(structures: StructureSet, split: Split, tmp_path: Path) -> None:
+    def run(steps: int) -> Trainer:
+        network = fresh(structures)
+        trainer = Trainer(network, GraphLoader(structures, network.cutoff), split, settings(steps, compiled=False), tmp_path)
+        trainer.run(progress=False)
+        return trainer
+
+    first, rows, checkpoint = run(8), metrics(tmp_path), (tmp_path / "checkpoint.safetensors").read_bytes()
+    assert first.finished and state_bits(run(8).network) == state_bits(first.network)
+    assert metrics(tmp_path) == rows and (tmp_path / "checkpoint.safetensors").read_bytes() == checkpoint
+    assert run(11).progress.step == 11 and metrics(tmp_path)[: len(rows)] == rows
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused(structures: StructureSet, split: Split, tmp_path: Path) -> None:
@@ -259,6 +362,7 @@ def test_learning_rates() -> None:
         ({"precision": "bf16"}, "precision must be one of float32, tf32"),
         ({"learning_rate": -1.0}, "learning_rate must be positive"),
         ({"ema_decay": 1.5}, "ema_decay must lie between 0 and 1"),
+        ({"validate_every": 0}, "validate_every must be positive"),
     ],
 )
 def test_bad_settings_are_refused(changes: dict[str, object], message: str) -> None:
@@ -291,6 +395,11 @@ def test_what_cannot_be_trained_is_refused(structures: StructureSet, split: Spli
         Trainer(SchNetNetwork([1, 6, 8], n_features=8, n_interactions=1), loader, split, settings(3), tmp_path)
     with pytest.raises(ValueError, match="the loss weighs stress, but the data have only energy, forces, dipole"):
         Trainer(network, loader, split, settings(3, loss=LossWeights(stress=1.0)), tmp_path)
+    assert structures.forces is not None
+    halfway = replace(structures, forces=structures.forces.copy())
+    halfway.forces[np.isin(structures.structure_of_row, split.validation)] = np.nan
+    with pytest.raises(ValueError, match="the loss weighs forces, but no validation structure has a label of it"):
+        Trainer(network, GraphLoader(halfway, network.cutoff), split, settings(3), tmp_path)
     network.has_charges = False  # type: ignore[misc]
     with pytest.raises(ValueError, match="no charges, so it cannot learn dipole"):
         Trainer(network, loader, split, settings(3), tmp_path)
@@ -302,3 +411,36 @@ def test_frozen_parameters_stay(structures: StructureSet, split: Split, tmp_path
     before = network.embedding.weight.clone()
     Trainer(network, GraphLoader(structures, network.cutoff), split, settings(8), tmp_path).run(progress=False)
     assert torch.equal(network.embedding.weight, before)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"energy": -1.0}, {"form": "l3"}, {"delta": 0.0}, {"energy": 0.0, "forces": 0.0, "dipole": 0.0}]
+)
+def test_bad_loss_weights_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"must be|all loss weights are zero"):
+        LossWeights(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("make", [random_schnet, random_behler_parrinello])
+def test_the_sign_of_charges_is_fixed_where_magnitudes_leave_it_open(
+    structures: StructureSet, split: Split, make: Callable[[int], AtomisticNetwork]
+) -> None:
+    """Whichever sign training came to, oxygen ends negative; the magnitudes of dipoles stay, to the bit."""
+    network, weights = make(3), LossWeights(energy=0.0, forces=0.0, dipole=0.0, dipole_magnitude=1.0)
+    loader = GraphLoader(structures, network.cutoff)
+    oxygen = structures.take(split.validation).numbers == 8
+
+    def look() -> tuple[np.ndarray, np.ndarray]:
+        p = predicted(network, loader, split.validation)
+        assert p.charges is not None and p.dipole is not None
+        return p.charges, np.linalg.norm(p.dipole, axis=1)
+
+    charges, magnitudes = look()
+    for _ in range(2):  # the second time nothing changes
+        assert fix_charge_sign(network, loader, split, weights) == "arbitrary in training, fixed afterwards: O negative"
+        fixed, same = look()
+        assert fixed[oxygen].mean() < 0 and np.array_equal(magnitudes, same)
+        assert np.array_equal(fixed, charges if charges[oxygen].mean() < 0 else -charges)
+    assert fix_charge_sign(network, loader, split, LossWeights()) == "from dipole vectors"
+    assert fix_charge_sign(network, loader, split, energies_only()) == "charges are not trained"
+    assert np.array_equal(look()[0], fixed)

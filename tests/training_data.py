@@ -53,8 +53,8 @@ def settings(steps: int, **changes: object) -> TrainingSettings:
     return TrainingSettings(steps=steps, **{**basis, **changes})
 
 
-def energies_only(**changes: float) -> LossWeights:
-    return LossWeights(**{"forces": 0.0, "dipole": 0.0, **changes})
+def energies_only(**changes: object) -> LossWeights:
+    return LossWeights(**{"forces": 0.0, "dipole": 0.0, **changes})  # type: ignore[arg-type]
 
 
 def fresh(structures: StructureSet, make: object = random_schnet) -> AtomisticNetwork:

@@ -23,6 +23,7 @@ class Progress:
 
     Args:
         step: optimizer steps made.
+        validated: step of the last validation.
         running_loss: exponential mean over steps; NaN before the first.
         best: lowest validation score so far.
         stale: validations since then.
@@ -31,6 +32,7 @@ class Progress:
     """
 
     step: int = 0
+    validated: int = 0
     running_loss: float = float("nan")
     best: float = float("inf")
     stale: int = 0

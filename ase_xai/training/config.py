@@ -4,7 +4,7 @@
 [split]      validation, test, training, seed
 [network]    architecture, and the arguments of its constructor; elements are those of the data unless given
 [training]   the fields of `TrainingSettings`
-[training.loss]  the fields of `LossWeights`
+[training.loss]  the fields of `LossWeights`; a target that is not named has no weight
 [model]      license, level_of_theory, notes, closed_shell: what the model card shall say
 """
 
@@ -24,7 +24,7 @@ from ase.data import atomic_numbers
 from ase_xai.networks import NETWORKS
 from ase_xai.training.data import LABELS
 from ase_xai.training.readers import Columns
-from ase_xai.training.settings import TrainingSettings
+from ase_xai.training.settings import TARGETS, LossWeights, TrainingSettings
 
 LEAST_SQUARES = "least-squares"
 Record = TypeVar("Record")
@@ -35,7 +35,7 @@ class DataConfig:
     """Which structures are trained on.
 
     Args:
-        files: files or folders, relative to the configuration.
+        files: files or folders.
         columns: label -> name in the files, see `Columns`.
         units: quantity -> unit, see `Columns`.
         group, kind, kind_names: see `Columns`.
@@ -114,11 +114,12 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
 
 
-def load_config(path: str | Path, *, steps: int | None = None) -> Config:
+def load_config(path: str | Path, *, steps: int | None = None, data: Path | None = None) -> Config:
     """Read a TOML file.
 
     Args:
-        path: relative paths in the file are relative to its folder.
+        path: of the configuration.
+        data: folder that relative paths in [data] are relative to; by default that of the configuration.
         steps: optimizer steps in place of the length that the file asks for.
 
     Raises:
@@ -130,7 +131,7 @@ def load_config(path: str | Path, *, steps: int | None = None) -> Config:
         if steps is not None:
             training = {k: v for k, v in table.get("training", {}).items() if k not in ("steps", "epochs")}
             table = {**table, "training": {**training, "steps": steps}}
-        return config_of(table, path.parent)
+        return config_of(table, path.parent if data is None else data)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {path}: {error}.") from error
     except ValueError as error:
@@ -138,7 +139,7 @@ def load_config(path: str | Path, *, steps: int | None = None) -> Config:
 
 
 def config_of(table: Mapping[str, Any], folder: Path) -> Config:
-    """The configuration in a table as TOML gives it; paths are relative to `folder`."""
+    """The configuration in a table as TOML gives it; paths in it are relative to `folder`."""
     table = dict(table)
     known = [f.name for f in fields(Config)]
     for name in table:
@@ -193,6 +194,8 @@ def _record(kind: type[Record], table: Any, where: str, folder: Path) -> Record:
         if name not in table:
             raise ValueError(f"{where}.{name} is missing.")
     values = {name: _converted(hints[name], value, f"{where}.{name}", folder) for name, value in table.items()}
+    if kind is LossWeights:
+        values = {**dict.fromkeys(TARGETS, 0.0), **values}
     try:
         return kind(**values)
     except ValueError as error:

@@ -38,7 +38,7 @@ class StructureSet:
         kind_names: names of the kinds.
 
     Raises:
-        ValueError: shapes do not belong together.
+        ValueError: shapes do not belong together, or a structure has no atoms.
     """
 
     numbers: NDArray[np.int64]
@@ -58,6 +58,8 @@ class StructureSet:
     kind_names: tuple[str, ...] = ("all",)
 
     def __post_init__(self) -> None:
+        if self.offsets[0] != 0 or (self.n_atoms < 1).any():
+            raise ValueError("StructureSet.offsets must start at 0 and rise: every structure needs at least one atom.")
         n_rows, n_structures = int(self.offsets[-1]), len(self)
         expected = {"numbers": (n_rows,), "positions": (n_rows, 3), "cell": (n_structures, 3, 3), "pbc": (n_structures, 3)}
         expected |= {name: (n_rows, *shape) for name, shape in PER_ATOM.items()}
@@ -112,13 +114,17 @@ class StructureSet:
 
     def composition(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
         """(len(indices), n_elements) number of atoms of each element."""
-        structure = self.structure_of_row
-        counts = [np.bincount(structure, weights=self.numbers == z, minlength=len(self)) for z in self.elements]
-        return np.stack(counts, axis=1)[indices]
+        elements = self.elements
+        column = np.zeros(119, np.int64)
+        column[elements] = np.arange(len(elements))
+        rows, counts = ragged_rows(self.offsets, indices)
+        cells = np.repeat(np.arange(len(indices)) * len(elements), counts) + column[self.numbers[rows]]
+        n_cells = len(indices) * len(elements)
+        return np.bincount(cells, minlength=n_cells).reshape(len(indices), -1).astype(np.float64)
 
     @classmethod
     def concatenate(cls, sets: Sequence[StructureSet]) -> StructureSet:
-        """All structures of several sets; labels that a set lacks become NaN there. Groups of different sets stay apart."""
+        """All structures of several sets; labels that a set lacks become NaN there. Equal groups are one."""
         if not sets:
             raise ValueError("StructureSet.concatenate got no sets. Give at least one.")
         if len(sets) == 1:
@@ -156,8 +162,10 @@ def _array_names() -> list[str]:
 def _joined(name: str, sets: Sequence[StructureSet]) -> NDArray[np.generic] | None:
     arrays = [getattr(s, name) for s in sets]
     if name == "group" and any(array is not None for array in arrays):
-        shifts = np.cumsum([0] + [int(s.groups.max(initial=-1)) + 1 for s in sets[:-1]])
-        return np.concatenate([s.groups + shift for s, shift in zip(sets, shifts, strict=True)])
+        start = 1 + max(int(array.max(initial=-1)) for array in arrays if array is not None)
+        counts = np.cumsum([0] + [len(s) for s in sets[:-1]])
+        fresh = [start + count + np.arange(len(s)) for count, s in zip(counts, sets, strict=True)]
+        return np.concatenate([f if array is None else array for array, f in zip(arrays, fresh, strict=True)])
     present = [array for array in arrays if array is not None]
     if not present:
         return None

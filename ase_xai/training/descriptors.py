@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from ase_xai.training.data import ragged_rows
 from ase_xai.training.loader import GraphLoader, Labels
 
 BATCH = 200  # structures whose descriptors are computed at once
+MAX_IN_MEMORY = 500_000_000  # bytes; more are kept in a file and mapped
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,12 +33,22 @@ class DescriptorCache:
     values: NDArray[np.float32]
 
     @classmethod
-    def of(cls, network: AtomisticNetwork, loader: GraphLoader, *, compiled: bool) -> DescriptorCache | None:
-        """Compute all descriptors; None for a network without fixed descriptors."""
+    def of(
+        cls, network: AtomisticNetwork, loader: GraphLoader, *, compiled: bool, file: Path | None = None
+    ) -> DescriptorCache | None:
+        """Compute all descriptors; None for a network without fixed descriptors.
+
+        Args:
+            network: with the standardization it will be trained with.
+            loader: of the structures.
+            compiled: use compiled kernels.
+            file: where many descriptors are kept, instead of in memory. It has no name any more once it is open, so that it
+                vanishes with the process.
+        """
         if not isinstance(network, BehlerParrinelloNetwork):
             return None
         n_structures = len(loader.structures)
-        values = np.empty((int(loader.structures.offsets[-1]), network.descriptor.n_functions), np.float32)
+        values = _room((int(loader.structures.offsets[-1]), network.descriptor.n_functions), file)
         network.compiled = compiled
         try:
             with torch.no_grad():
@@ -55,3 +67,12 @@ class DescriptorCache:
         rows, _ = ragged_rows(self.loader.structures.offsets, indices)
         descriptors = torch.from_numpy(self.values[rows]).to(device)
         return add_up(graph, self.network.from_descriptors(graph, descriptors)), labels
+
+
+def _room(shape: tuple[int, int], file: Path | None) -> NDArray[np.float32]:
+    """An array in memory, or in a file where it is large."""
+    if file is None or 4 * shape[0] * shape[1] <= MAX_IN_MEMORY:
+        return np.empty(shape, np.float32)
+    mapped = np.memmap(file, np.float32, mode="w+", shape=shape)
+    file.unlink()
+    return mapped

@@ -44,6 +44,7 @@ def predicted(
 
     Raises:
         ValueError: the data hold elements the network does not know, or there are no structures.
+        FloatingPointError: the network predicts NaN or infinity.
     """
     structures = loader.structures
     refuse_unknown_elements(network, structures)
@@ -57,11 +58,19 @@ def predicted(
         for batch in _in_order(structures, indices):
             sums = _outputs(network, loader, batch, derivatives) if outputs is None or derivatives else outputs(batch)
             for name in targets:
-                collected[name].append(_value(sums, name).detach().cpu().numpy())
+                collected[name].append(_finite(name, _value(sums, name).detach().cpu().numpy()))
     finally:
         network.compiled = compiled
     labels = {name: np.concatenate(collected[name]) if name in collected else None for name in LABELS}
     return replace(structures.take(indices), **labels)  # type: ignore[arg-type]
+
+
+def _finite(name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
+    if name != "stress" and not np.isfinite(values).all():  # open systems have no stress
+        raise FloatingPointError(
+            f"the network predicts {name} that are not finite. Its weights are useless: train it again."
+        )
+    return values
 
 
 def _outputs(network: AtomisticNetwork, loader: GraphLoader, batch: NDArray[np.int64], derivatives: bool) -> Sums:

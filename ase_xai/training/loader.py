@@ -103,16 +103,20 @@ class GraphLoader:
             return self._kept.of(indices)
         found = [pairs_of(self.structures, int(s), self.cutoff) for s in indices]
         counts = np.array([len(pairs.first) for pairs in found], dtype=np.int64)
-        columns = (np.concatenate([getattr(p, name) for p in found]) for name in ("first", "second", "shifts"))
-        first, second, shifts = columns
+        none = np.zeros(0, np.int64)
+        first = np.concatenate([none, *(pairs.first for pairs in found)])
+        second = np.concatenate([none, *(pairs.second for pairs in found)])
+        shifts = np.concatenate([none.reshape(0, 3), *(pairs.shifts for pairs in found)])
         return first, second, shifts, counts
 
     def _volumes(self, indices: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Volumes for the stress; NaN for structures that are not periodic in all directions."""
+        """Volumes for the stress; NaN for structures without a periodic direction or a full cell, as in `AtomGraph`."""
         if self.structures.cell is None or self.structures.pbc is None:
             return np.full(len(indices), np.nan)
-        volumes = np.abs(np.linalg.det(self.structures.cell[indices]))
-        return np.where(self.structures.pbc[indices].all(axis=1), volumes, np.nan)
+        cells = self.structures.cell[indices]
+        volumes = np.abs(np.linalg.det(cells))
+        full = volumes > 1e-6 * np.prod(np.linalg.norm(cells, axis=2), axis=1)
+        return np.where(full & self.structures.pbc[indices].any(axis=1), volumes, np.nan)
 
 
 class _KeptPairs:
@@ -178,6 +182,7 @@ def bucketed_batches(
             batches.append(order[start:position])
             start, filled = position, 0
         filled += int(size)
-    batches.append(order[start:])
+    if len(order):
+        batches.append(order[start:])
     for number in rng.permutation(len(batches)):
         yield batches[number]

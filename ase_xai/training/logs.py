@@ -16,7 +16,7 @@ class RunLog:
 
     Args:
         folder: of the run; rows go to metrics.csv there.
-        step: last step that counts; later rows, of steps that will be made again, are cut.
+        step: of the last validation that counts; later rows, of validations that will be made again, are cut.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -48,8 +48,9 @@ class RunLog:
     def _forget_after(self, step: int) -> None:
         if self.path.exists():
             lines = self.path.read_text().splitlines(keepends=True)
-            kept = [line for line in lines[1:] if int(line.split(",", 1)[0]) <= step]
-            write_atomically(self.path, "".join(lines[:1] + kept).encode())
+            whole = [line for line in lines if line.endswith("\n")]  # a kill may have cut the last one
+            kept = [line for line in whole[1:] if int(line.split(",", 1)[0]) <= step]
+            write_atomically(self.path, "".join(whole[:1] + kept).encode())
 
 
 def _summary_writer(folder: Path, step: int) -> Any:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ase_xai.networks.base import Prediction, Sums
-from ase_xai.training.data import StructureSet
+from ase_xai.training.data import PER_ATOM, StructureSet
 from ase_xai.training.loader import Labels
 from ase_xai.training.settings import LossWeights
+from ase_xai.training.splits import Split
 
 MAGNITUDE_FLOOR = 1e-3
 """e·Å: |μ| is taken as √(|μ|² + floor²), which has a gradient at μ = 0 (methane, benzene)."""
@@ -21,11 +24,11 @@ def loss_terms(sums: Sums, labels: Labels, weights: LossWeights) -> dict[str, tu
 
         w_E |ΔE|/N    w_F ‖ΔF_i‖    w_σ mean|Δσ|    w_μ ‖Δμ‖    w_|μ| |Δ|μ||    w_q |Δq_i|
 
-    First powers, not squares: off-equilibrium data have heavy tails, and a few strained structures must not rule the rest.
-    The force and dipole terms are lengths of error vectors, which are invariant under rotation. Missing labels (NaN) do not
-    count.
+    First powers by default, not squares: off-equilibrium data have heavy tails, and a few strained structures must not rule
+    the rest. The force and dipole terms are lengths of error vectors, which are invariant under rotation. Missing labels
+    (NaN) do not count.
     """
-    return {name: _counted(ERRORS[name](sums, labels)) for name in weights.targets}
+    return {name: _counted(ERRORS[name](sums, labels), weights) for name in weights.targets}
 
 
 def loss(terms: Mapping[str, tuple[Tensor, int]], weights: LossWeights, counts: Mapping[str, float] | None = None) -> Tensor:
@@ -41,14 +44,22 @@ def loss(terms: Mapping[str, tuple[Tensor, int]], weights: LossWeights, counts: 
     return torch.stack([getattr(weights, k) * total / max(1.0, divisors[k]) for k, (total, _) in terms.items()]).sum()
 
 
-def refuse_missing_targets(structures: StructureSet, weights: LossWeights, *, has_charges: bool) -> None:
-    """Raise ValueError if a weighted target has no label, or needs charges that the network does not have."""
+def refuse_missing_targets(structures: StructureSet, split: Split, weights: LossWeights, *, has_charges: bool) -> None:
+    """Raise ValueError if a weighted target has no label where it is needed, or needs charges the network does not have."""
     missing = [name for name in weights.targets if name not in structures.targets]
     if missing:
         raise ValueError(
             f"the loss weighs {', '.join(missing)}, but the data have only {', '.join(structures.targets) or 'no labels'}. "
             "Name their columns, or set these weights to 0."
         )
+    for part in ("training", "validation"):
+        counts = labels_known(structures, split.part(part))
+        unlabeled = [name for name in weights.targets if not counts[name]]
+        if unlabeled:
+            raise ValueError(
+                f"the loss weighs {', '.join(unlabeled)}, but no {part} structure has a label of it. Change the split, "
+                "or set these weights to 0."
+            )
     electric = [name for name in weights.targets if name in ("dipole", "dipole_magnitude", "charges")]
     if electric and not has_charges:
         raise ValueError(
@@ -57,9 +68,27 @@ def refuse_missing_targets(structures: StructureSet, weights: LossWeights, *, ha
         )
 
 
-def _counted(errors: Tensor) -> tuple[Tensor, int]:
+def _counted(errors: Tensor, weights: LossWeights) -> tuple[Tensor, int]:
+    """Sum over the known errors (n,), which are lengths or absolute values, in the form that the weights ask for."""
     known = torch.isfinite(errors.detach())
-    return torch.where(known, errors, 0.0).sum(), int(known.sum())
+    size = torch.where(known, errors, 0.0)
+    if weights.form == "l2":
+        size = size.square()
+    elif weights.form == "huber":
+        size = torch.where(size < weights.delta, size.square() / (2 * weights.delta), size - 0.5 * weights.delta)
+    return torch.where(known, size, 0.0).sum(), int(known.sum())
+
+
+def labels_known(structures: StructureSet, indices: NDArray[np.int64]) -> dict[str, int]:
+    """How many of the structures at `indices` have each label, at least in part."""
+    counts = {}
+    for name in structures.targets:
+        array = np.asarray(getattr(structures, name))
+        known = np.isfinite(array.reshape(len(array), -1)).any(axis=1)
+        counts[name] = int(
+            (np.logical_or.reduceat(known, structures.offsets[:-1]) if name in PER_ATOM else known)[indices].sum()
+        )
+    return counts
 
 
 def _length(difference: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ def least_squares(structures: StructureSet, indices: NDArray[np.int64]) -> dict[
     if structures.energy is None:
         raise ValueError("least-squares references need energies, and the data have none.")
     known = indices[np.isfinite(structures.energy[indices])]
+    if not len(known):
+        raise ValueError("least-squares references need energies, and none of these structures has one.")
     solution, *_ = np.linalg.lstsq(structures.composition(known), structures.energy[known], rcond=None)
     return {z: float(e) for z, e in zip(structures.elements, solution, strict=True)}
 
@@ -60,8 +62,8 @@ class CompositionRank:
             " ".join(f"{value:+.3g} {symbol}" for symbol, value in direction.items()) for direction in self.open_directions
         )
         return (
-            f"Compositions determine {self.rank} of {n} element offsets ({' '.join(self.elements)}). Left open, so that atomic "
-            f"energies are comparable between structures only up to them: shifts along ({shifts})."
+            f"Compositions determine {self.rank} of {n} element offsets ({' '.join(self.elements)}). Left open, so that "
+            f"atomic energies are comparable between structures only up to them: shifts along ({shifts})."
         )
 
 
@@ -69,7 +71,8 @@ def composition_rank(structures: StructureSet, indices: NDArray[np.int64]) -> Co
     """Rank of the matrix of compositions and the directions it leaves open."""
     unique = np.unique(structures.composition(indices), axis=0)
     present = np.flatnonzero(unique.any(axis=0))
-    symbols = [chemical_symbols[structures.elements[column]] for column in present]
+    elements = structures.elements
+    symbols = [chemical_symbols[elements[column]] for column in present]
     _, singular, directions = np.linalg.svd(unique[:, present])
     rank = int((singular > 1e-9 * singular[0]).sum())
     readable = []

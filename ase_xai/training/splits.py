@@ -23,6 +23,9 @@ class Split:
         training, validation, test: indices, ascending.
         seed: of the permutation they came from.
         digest: of the structures they refer to.
+
+    Raises:
+        ValueError: parts have common members.
     """
 
     training: NDArray[np.int64]
@@ -30,6 +33,11 @@ class Split:
     test: NDArray[np.int64]
     seed: int
     digest: str
+
+    def __post_init__(self) -> None:
+        together = np.concatenate([self.training, self.validation, self.test])
+        if len(np.unique(together)) < len(together):
+            raise ValueError("parts of a split have common members. Each structure belongs to one part at most.")
 
     def part(self, name: str) -> NDArray[np.int64]:
         """Indices of "training", "validation" or "test"."""
@@ -57,9 +65,10 @@ class Split:
             about = json.loads(Path(path).read_text())
             indices = {name: np.array(about[name], dtype=np.int64) for name in PARTS}
             split = cls(**indices, seed=int(about["seed"]), digest=str(about["digest"]))
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is not a split: {error!r}. `ase-xai train` writes split.json.") from error
-        if split.digest != structures.digest():
+        members = np.concatenate([split.part(name) for name in PARTS])
+        if ((members < 0) | (members >= len(structures))).any() or split.digest != structures.digest():
             raise ValueError(
                 f"{path} belongs to other structures than these. Give the files it was made for, in their order."
             )
@@ -84,18 +93,21 @@ def split_by_group(
     """
     groups = np.random.default_rng(seed).permutation(np.unique(structures.groups))
     wanted = {"test": test, "validation": validation} | ({} if training is None else {"training": training})
-    parts, start = {}, 0
+    parts: dict[str, NDArray[np.int64]] = {}
+    start = 0
     for name, amount in wanted.items():
         count = round(amount * len(groups)) if amount < 1 else round(amount)
         if amount < 0 or start + count > len(groups):
-            raise ValueError(f"{name} = {amount} of {len(groups)} groups does not fit beside {parts and list(parts)}.")
+            raise ValueError(
+                f"{name} = {amount} of {len(groups)} groups does not fit beside {', '.join(parts) or 'nothing'}."
+            )
         parts[name] = groups[start : start + count]
         start += count
     parts.setdefault("training", groups[start:])
     indices = {name: np.flatnonzero(np.isin(structures.groups, parts[name])) for name in PARTS}
     if not len(indices["training"]) or not len(indices["validation"]):
         raise ValueError(
-            f"the split leaves {len(indices['training'])} training and {len(indices['validation'])} validation structures of "
-            f"{len(structures)}. Both are needed; change the fractions."
+            f"the split leaves {len(indices['training'])} training and {len(indices['validation'])} validation structures "
+            f"of {len(structures)}. Both are needed; change the fractions."
         )
     return Split(**indices, seed=seed, digest=structures.digest())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,15 @@ from typing import Any
 import numpy as np
 
 from ase_xai.files import write_atomically
-from ase_xai.training.data import StructureSet
+from ase_xai.training.data import LABELS, StructureSet
 
 MANIFEST = "structures.json"
-ARRAYS = ("numbers", "positions", "n_atoms", "cell", "pbc", "total_charge", "energy", "forces", "stress", "dipole")
-ARRAYS += ("dipole_magnitude", "charges", "group", "kind")
+ARRAYS = ("numbers", "positions", "n_atoms", "cell", "pbc", "total_charge", *LABELS, "group", "kind")
+
+
+def is_store(folder: str | Path) -> bool:
+    """Whether the folder holds a finished store."""
+    return (Path(folder) / MANIFEST).is_file()
 
 
 def write_store(folder: str | Path, portions: Iterable[StructureSet]) -> StructureSet:
@@ -37,8 +42,8 @@ def write_store(folder: str | Path, portions: Iterable[StructureSet]) -> Structu
     for number, portion in enumerate(portions):
         arrays = {name: getattr(portion, name) for name in ARRAYS}
         present = {name: array for name, array in arrays.items() if array is not None}
-        if about and set(about["arrays"]) != set(present):
-            differing = sorted(set(about["arrays"]) ^ set(present))
+        if about and (set(about["arrays"]) != set(present) or about["kind_names"] != list(portion.kind_names)):
+            differing = sorted(set(about["arrays"]) ^ set(present)) or ["kind_names"]
             raise ValueError(f"portion {number} differs from the ones before in {', '.join(differing)}. Store them apart.")
         if not about:
             about = {"arrays": {}, "kind_names": list(portion.kind_names)}
@@ -48,6 +53,8 @@ def write_store(folder: str | Path, portions: Iterable[StructureSet]) -> Structu
             about["arrays"][name]["shape"][0] += len(array)
             with (folder / f"{name}.bin").open("ab") as file:
                 file.write(np.ascontiguousarray(array, dtype=about["arrays"][name]["dtype"]).data)
+    if not about:
+        raise ValueError(f"there are no structures to store in {folder}.")
     write_atomically(folder / MANIFEST, json.dumps(about, indent=1).encode())
     return open_store(folder)
 
@@ -63,10 +70,10 @@ def open_store(folder: str | Path) -> StructureSet:
         about = json.loads((folder / MANIFEST).read_text())
         arrays: dict[str, Any] = {}
         for name in sorted(set(about["arrays"]) & set(ARRAYS)):
-            kind, shape = np.dtype(about["arrays"][name]["dtype"]), tuple(map(int, about["arrays"][name]["shape"]))
+            kind, shape = np.dtype(str(about["arrays"][name]["dtype"])), tuple(map(int, about["arrays"][name]["shape"]))
             if kind.kind not in "iufb":
                 raise ValueError(f"{name} claims to hold {kind}")
-            size, expected = (folder / f"{name}.bin").stat().st_size, int(np.prod(shape)) * kind.itemsize
+            size, expected = (folder / f"{name}.bin").stat().st_size, math.prod(shape) * kind.itemsize
             if size != expected:
                 raise ValueError(f"{name}.bin has {size} bytes instead of {expected}")
             arrays[name] = np.memmap(folder / f"{name}.bin", dtype=kind, mode="r", shape=shape)

@@ -22,11 +22,14 @@ from ase_xai.training.checkpoint import Progress, TrainingTensors, load_checkpoi
 from ase_xai.training.descriptors import DescriptorCache
 from ase_xai.training.engine import Engine, SingleProcess, share
 from ase_xai.training.evaluation import errors, predicted, refuse_unknown_elements, score
+from ase_xai.training.interruption import Interruption
 from ase_xai.training.loader import GraphLoader, Labels, bucketed_batches, epoch_batches
 from ase_xai.training.logs import RunLog
 from ase_xai.training.loss import loss, loss_terms, refuse_missing_targets
 from ase_xai.training.settings import TrainingSettings
 from ase_xai.training.splits import Split
+
+MAY_CHANGE = ("steps", "epochs", "stop_after", "checkpoint_every", "checkpoint_minutes")  # when a checkpoint is continued
 
 
 class Trainer:
@@ -34,7 +37,7 @@ class Trainer:
 
     A checkpoint in `folder` is continued. It holds weights, their average, the best average so far, buffers, Adam's moments
     and the step, from which batch order and learning rate follow, so that an interrupted run goes on as if nothing had
-    happened (on a CPU: to the same bits). Only the length of the run may differ.
+    happened (on a CPU: to the same bits). Only the length of the run and the times of checkpoints may differ.
 
     Args:
         network: trained in place, on the engine's device.
@@ -64,31 +67,38 @@ class Trainer:
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         refuse_unknown_elements(network, loader.structures)
-        refuse_missing_targets(loader.structures, settings.loss, has_charges=network.has_charges)
+        refuse_missing_targets(loader.structures, split, settings.loss, has_charges=network.has_charges)
         network.to(self.engine.device)
         self._compiled = _wants_compiled(settings, self.engine)
-        self.cache = DescriptorCache.of(network, loader, compiled=self._compiled) if not settings.loss.derivatives else None
+        file = self.folder / f".descriptors.{self.engine.rank}"
+        kept = None if settings.loss.derivatives else DescriptorCache.of(network, loader, compiled=self._compiled, file=file)
+        self.cache = kept
         self.parameters = {name: value for name, value in network.named_parameters() if value.requires_grad}
         copies = [{name: value.detach().clone() for name, value in self.parameters.items()} for _ in range(2)]
         buffers = {name: value for name, value in network.state_dict().items() if name not in self.parameters}
         optimizer = torch.optim.AdamW(self.parameters.values(), settings.learning_rate, weight_decay=settings.weight_decay)
         self.tensors = TrainingTensors(self.parameters, copies[0], copies[1], buffers, optimizer)
         self.progress = Progress()
+        self.steps_per_epoch = len(self._epoch(0))  # the same in every epoch
+        self.total_steps = settings.total_steps(self.steps_per_epoch)
         if self.checkpoint.exists():
             self.progress = load_checkpoint(self.checkpoint, self.tensors, self._record())
-        self.log = RunLog(self.folder, self.progress.step) if self.engine.rank == 0 else None
+        self.log = RunLog(self.folder, self.progress.validated) if self.engine.rank == 0 else None
 
     @property
     def checkpoint(self) -> Path:
         return self.folder / "checkpoint.safetensors"
 
     @property
-    def steps_per_epoch(self) -> int:
-        return len(self._epoch(0))
+    def finished(self) -> bool:
+        """Whether the last step is made, or validation has not improved for as long as the settings allow."""
+        return self.progress.step >= self.total_steps or 0 < self.settings.stop_after <= self.progress.stale
 
     @property
-    def total_steps(self) -> int:
-        return self.settings.total_steps(self.steps_per_epoch)
+    def structures_per_second(self) -> float:
+        """Trained structures over all the time spent so far, validations included; NaN before the first step."""
+        per_step = len(self.split.training) / self.steps_per_epoch
+        return per_step * self.progress.step / self.progress.seconds if self.progress.seconds else float("nan")
 
     def run(self, *, progress: bool = True) -> dict[str, float]:
         """Train to the last step, validate once an epoch, and leave the best averaged weights in the network.
@@ -96,20 +106,23 @@ class Trainer:
         Returns:
             Validation errors of these weights.
         """
-        started, earlier = time.perf_counter(), self.progress.seconds
-        with self._bar(progress) as bar, _matmul_precision(self.settings.precision):
-            for batch, ends_epoch in self._batches():
+        started, earlier, saved = time.perf_counter(), self.progress.seconds, time.perf_counter()
+        alone = self.engine.world_size == 1
+        with self._bar(progress) as bar, _matmul_precision(self.settings.precision), Interruption(alone) as interruption:
+            for batch in self._batches():
                 self._train_step(batch)
                 bar.update()
                 self.progress.seconds = earlier + time.perf_counter() - started
-                if ends_epoch:
-                    self._validate()
-                if ends_epoch or self.progress.step % self.settings.checkpoint_every == 0:
-                    speed = self.settings.batch_size * bar.format_dict["rate"] if bar.format_dict["rate"] else float("nan")
-                    bar.set_postfix_str(f"loss {self.progress.running_loss:.4f}, about {speed:.0f} structures/s")
+                minutes = (time.perf_counter() - saved) / 60
+                if self.progress.step % self.settings.checkpoint_every == 0 or minutes > self.settings.checkpoint_minutes:
+                    saved = time.perf_counter()
+                    bar.set_postfix_str(
+                        f"loss {self.progress.running_loss:.4f}, {self.structures_per_second:.0f} structures/s"
+                    )
                     self._save()
-        if self.progress.step % self.steps_per_epoch:
-            self._validate()
+                if interruption.received:
+                    self._save()
+                    raise KeyboardInterrupt(f"interrupted after step {self.progress.step}; {self.checkpoint} is written")
         self._save()
         self._put(self.tensors.best)
         return self.validate()
@@ -125,9 +138,14 @@ class Trainer:
         current = {name: value.detach().clone() for name, value in self.parameters.items()}
         rate = self.settings.rate(self.progress.step, self.total_steps, self.progress.reductions)
         self._put(self.tensors.average)
-        table = self.validate()
-        self._put(current)
-        value = score(table, self.settings.loss)
+        try:
+            table = self.validate()
+        finally:
+            self._put(current)
+        # Sums on a GPU differ in the last bits from process to process, but all must decide alike.
+        own = torch.tensor(score(table, self.settings.loss), dtype=torch.float64, device=self.engine.device)
+        value = float(self.engine.total(own)) / self.engine.world_size
+        self.progress.validated = self.progress.step
         self.progress.stale += 1
         if value < self.progress.best:
             self.progress.best, self.progress.stale = value, 0
@@ -146,17 +164,25 @@ class Trainer:
             return list(bucketed_batches(indices, sizes, settings.batch_atoms, settings.seed, epoch))
         return list(epoch_batches(indices, settings.batch_size, settings.seed, epoch))
 
-    def _batches(self) -> Iterator[tuple[NDArray[np.int64], bool]]:
-        per_epoch, epoch, batches = self.steps_per_epoch, -1, []
-        while self.progress.step < self.total_steps and not self._stopped():
-            now, position = divmod(self.progress.step, per_epoch)
+    def _batches(self) -> Iterator[NDArray[np.int64]]:
+        """Batches from the present step on, with a validation wherever one is due."""
+        epoch, batches = -1, []
+        while True:
+            if self._is_due():
+                self._validate()
+                self._save()
+            if self.finished:
+                return
+            now, position = divmod(self.progress.step, self.steps_per_epoch)
             if now != epoch:
                 epoch, batches = now, self._epoch(now)
-                per_epoch = len(batches)
-            yield batches[position], position == per_epoch - 1
+            yield batches[position]
 
-    def _stopped(self) -> bool:
-        return 0 < self.settings.stop_after <= self.progress.stale
+    def _is_due(self) -> bool:
+        """Whether the weights at the end of an epoch, or of the run, still wait for their validation."""
+        step = self.progress.step
+        ends = step % (self.steps_per_epoch * self.settings.validate_every) == 0 or step >= self.total_steps
+        return step > self.progress.validated and ends
 
     def _train_step(self, batch: NDArray[np.int64]) -> None:
         for group in self.tensors.optimizer.param_groups:
@@ -194,7 +220,9 @@ class Trainer:
             found = torch.autograd.grad(value, parameters, allow_unused=True)
             gradients = [zero if g is None else g for zero, g in zip(gradients, found, strict=True)]
         if self.engine.world_size > 1:
-            gradients = [self.engine.total(gradient) for gradient in gradients]
+            summed = self.engine.total(torch.cat([gradient.flatten() for gradient in gradients]))  # one message, not many
+            parts = summed.split([gradient.numel() for gradient in gradients])
+            gradients = [part.view_as(gradient) for part, gradient in zip(parts, gradients, strict=True)]
         return float(self.engine.total(value.detach().double())), gradients
 
     def _outputs(self, batch: NDArray[np.int64]) -> tuple[Sums, Labels]:
@@ -229,7 +257,7 @@ class Trainer:
 
     def _record(self) -> dict[str, object]:
         """What must be the same when a checkpoint is continued, as JSON gives it back."""
-        settings = {name: value for name, value in asdict(self.settings).items() if name not in ("steps", "epochs")}
+        settings = {name: value for name, value in asdict(self.settings).items() if name not in MAY_CHANGE}
         energy = self.network.energy
         record = {
             "network": {"architecture": self.network.architecture, **self.network.settings()},

@@ -17,7 +17,13 @@ ENERGY = {
 LENGTH = {"angstrom": 1.0, "bohr": ase_units.Bohr, "nm": 10.0, "pm": 0.01}
 DIPOLE = {"e*angstrom": 1.0, "debye": ase_units.Debye, "e*bohr": ase_units.Bohr}
 CHARGE = {"e": 1.0}
-STRESS = {"eV/angstrom^3": 1.0, "GPa": ase_units.GPa, "kbar": 0.1 * ase_units.GPa, "bar": 1e-4 * ase_units.GPa}
+STRESS = {
+    "eV/angstrom^3": 1.0,
+    "hartree/bohr^3": ase_units.Hartree / ase_units.Bohr**3,
+    "GPa": ase_units.GPa,
+    "kbar": 0.1 * ase_units.GPa,
+    "bar": 1e-4 * ase_units.GPa,
+}
 
 QUANTITIES = {
     "length": LENGTH,
@@ -31,18 +37,25 @@ ALIASES = {
     "Å": "angstrom",
     "A": "angstrom",
     "ang": "angstrom",
+    "Ang": "angstrom",
+    "Angstrom": "angstrom",
+    "a0": "bohr",
+    "Bohr": "bohr",
     "Ha": "hartree",
     "Eh": "hartree",
+    "Hartree": "hartree",
+    "mHa": "mhartree",
     "Ry": "rydberg",
+    "Rydberg": "rydberg",
     "kcal": "kcal/mol",
     "kJ": "kJ/mol",
     "D": "debye",
+    "Debye": "debye",
     "eA": "e*angstrom",
     "e*Å": "e*angstrom",
     "e·Å": "e*angstrom",
     "ea0": "e*bohr",
-    "a0": "bohr",
-    "Bohr": "bohr",
+    "e*a0": "e*bohr",
     "eV/Å^3": "eV/angstrom^3",
     "eV_A3": "eV/angstrom^3",
 }
@@ -69,8 +82,10 @@ def factor(quantity: str, unit: str) -> float:
     """
     if quantity == "forces":
         energy, separator, length = unit.rpartition("_" if "_" in unit else "/")
-        if not separator:
-            raise ValueError(f"unit of forces must be energy/length, e.g. 'hartree/bohr' or 'eV/angstrom', got {unit!r}.")
+        if not separator or ALIASES.get(length, length) not in LENGTH:
+            raise ValueError(
+                f"unit of forces must be an energy ({', '.join(ENERGY)}) / a length ({', '.join(LENGTH)}), got {unit!r}."
+            )
         return factor("energy", energy) / factor("length", length)
     if quantity not in QUANTITIES:
         raise ValueError(f"units are known for {', '.join([*QUANTITIES, 'forces'])}, not for {quantity!r}.")
@@ -79,3 +94,16 @@ def factor(quantity: str, unit: str) -> float:
     if name not in known:
         raise ValueError(f"unit of {quantity} must be one of {', '.join(known)}, got {unit!r}.")
     return known[name]
+
+
+def unit_in(quantity: str, name: str) -> str | None:
+    """The unit of `quantity` that `name` ends in after an underscore (E_Ha, F_eV_A, dipole_D), or None."""
+    parts = name.split("_")
+    for start in range(1, len(parts)):
+        unit = "_".join(parts[start:])
+        try:
+            factor(quantity, unit)
+        except ValueError:
+            continue
+        return unit
+    return None

@@ -1,0 +1,5 @@
+from __future__ import annotations
+
+from ase_xai.cli import app
+
+app()
