@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -74,6 +75,8 @@ def test_a_run_leaves_all_it_should(folder: Path) -> None:
     assert names == {"checkpoint.safetensors", "config.toml", "metrics.csv", "split.json", "weights.safetensors", *figures}
     assert all((folder / "run" / name).read_bytes().startswith(b"\x89PNG") for name in figures)
     assert (folder / "run" / "config.toml").read_text() == CONFIG
+    board = list((folder / "run" / "tensorboard").glob("events*"))
+    assert bool(board) == (importlib.util.find_spec("tensorboard") is not None)
     text = (folder / "train.txt").read_text()
     assert "charges known for 72 of 72 structures, not trained on: its loss weight is 0" in text
     assert "Compositions determine one offset for each of the 4 elements" in text and "s per epoch" in text

@@ -83,7 +83,7 @@ def test_units_from_first_principles() -> None:
     for quantity, unit in DEFAULTS.items():
         assert factor(quantity, unit) == 1.0
     assert unit_in("energy", "E_scf_Ha") == "Ha" and unit_in("forces", "F_kcal_A") == "kcal_A"
-    assert unit_in("energy", "E_eV_atom") is None and unit_in("dipole", "dipole") is None
+    assert unit_in("energy", "E_eV_atom") == "eV_atom" and unit_in("dipole", "dipole") is None
 
 
 @pytest.mark.parametrize("quantity", [*QUANTITIES, "forces"])
@@ -216,3 +216,13 @@ def test_portions_hold_what_the_whole_holds(tmp_path: Path, monkeypatch: pytest.
     portions = list(chunks(tmp_path / "a.extxyz", columns))
     assert [len(portion) for portion in portions] == [5, 3]
     assert read(tmp_path / "a.extxyz", columns).digest() == whole.digest()
+
+
+@pytest.mark.parametrize(("name", "units"), [("E_eV_atom", {}), ("heat", {"energy": "eV/atom"}), ("E_kcal/mol/atom", {})])
+def test_energies_per_atom_become_totals(tmp_path: Path, name: str, units: dict[str, str]) -> None:
+    per_atom = np.array([-1.5, 2.0])
+    arrays = {"n_atoms": np.array([2, 3]), "Z": np.array([8, 8, 1, 1, 8]), "R": np.eye(5, 3) * 3, name: per_atom}
+    np.savez(tmp_path / "set.npz", **arrays)
+    found = read(tmp_path / "set.npz", Columns(names={"energy": name}, units=units))
+    scale = 4184 / 96485.33212 if "kcal" in name else 1.0
+    assert found.energy == pytest.approx(scale * per_atom * [2, 3], rel=1e-6)

@@ -20,7 +20,16 @@ from systems import random_behler_parrinello, random_schnet
 from training_data import energies_only, fresh, labeled, labeled_file, settings, state_bits
 
 from ase_xai.networks import AtomisticNetwork, SchNetNetwork, predict
-from ase_xai.training import GraphLoader, LossWeights, Split, StructureSet, Trainer, TrainingSettings, split_by_group
+from ase_xai.training import (
+    GraphLoader,
+    LossWeights,
+    Split,
+    StructureSet,
+    Trainer,
+    TrainingSettings,
+    descriptors,
+    split_by_group,
+)
 from ase_xai.training.charge_sign import fix_charge_sign
 from ase_xai.training.evaluation import errors, predicted
 from ase_xai.training.loss import MAGNITUDE_FLOOR, loss, loss_terms
@@ -138,6 +147,31 @@ def test_kept_descriptors_change_nothing(structures: StructureSet, split: Split)
     for name in ("energy", "charges", "dipole"):
         assert torch.allclose(getattr(sums, name), getattr(expected, name), rtol=1e-5, atol=1e-5)
     assert labels.energy is not None and torch.equal(labels.energy, expected_labels.energy)
+
+
+def test_kept_descriptors_take_the_same_steps(
+    structures: StructureSet, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept in memory, kept in a mapped file that vanishes with the process, or not kept at all."""
+
+    def run(folder: str, keep: bool = True) -> tuple[AtomisticNetwork, object]:
+        network = fresh(structures, random_behler_parrinello)
+        chosen = settings(10, compiled=False, loss=energies_only(dipole=1.0))
+        trainer = Trainer(network, GraphLoader(structures, network.cutoff), split, chosen, tmp_path / folder)
+        kept = None if trainer.cache is None else trainer.cache.values
+        trainer.cache = trainer.cache if keep else None
+        trainer.run(progress=False)
+        return network, kept
+
+    memory, array = run("memory")
+    plain, _ = run("plain", keep=False)
+    monkeypatch.setattr(descriptors, "MAX_IN_MEMORY", 0)
+    mapped, file = run("mapped")
+    assert isinstance(file, np.memmap) and not isinstance(array, np.memmap)
+    assert not list((tmp_path / "mapped").glob(".descriptors*")) and state_bits(mapped) == state_bits(memory)
+    gauge = "charge_readouts"  # a constant added to all unconstrained charges changes nothing, and wanders with rounding
+    for name, value in plain.state_dict().items():
+        assert gauge in name or torch.allclose(value, memory.state_dict()[name], atol=1e-5), name
 
 
 def metrics(folder: Path) -> list[dict[str, str]]:
@@ -385,6 +419,24 @@ def test_divergence_is_reported(structures: StructureSet, split: Split, tmp_path
         network.embedding.weight.fill_(float("inf"))
     trainer = Trainer(network, GraphLoader(structures, network.cutoff), split, settings(5), tmp_path)
     with pytest.raises(FloatingPointError, match="step 0; the last checkpoint"):
+        trainer.run(progress=False)
+
+
+@pytest.mark.parametrize("words", ["CUDA out of memory.", "DefaultCPUAllocator: can't allocate memory: you tried", "a bug"])
+def test_a_batch_too_large_for_memory_is_explained(
+    structures: StructureSet, split: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    network = fresh(structures)
+    trainer = Trainer(network, GraphLoader(structures, network.cutoff), split, settings(5, compiled=False), tmp_path)
+
+    def full(batch: np.ndarray) -> None:
+        raise RuntimeError(words)
+
+    monkeypatch.setattr(trainer, "_outputs", full)
+    expected = (
+        (RuntimeError, "a bug") if words == "a bug" else (MemoryError, "a batch of 8 structures .* batch_size = 4, or")
+    )
+    with pytest.raises(expected[0], match=expected[1]):
         trainer.run(progress=False)
 
 

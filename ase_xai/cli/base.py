@@ -63,7 +63,9 @@ def exit_code(error: Exception) -> int | None:
 
     if isinstance(error, (RunExploded, FloatingPointError)):
         return FAILED
-    return REFUSED if isinstance(error, (ValueError, OSError, CalculatorError, PropertyNotImplementedError)) else None
+    expected = (ValueError, OSError, MemoryError, CalculatorError, PropertyNotImplementedError)
+    missing_extra = type(error) is ImportError  # a module that is not there at all is a ModuleNotFoundError
+    return REFUSED if isinstance(error, expected) or missing_extra else None
 
 
 def one_line(error: Exception) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from ase_xai.training.data import LABELS
-from ase_xai.training.units import DEFAULTS, factor, unit_in
+from ase_xai.training.units import DEFAULTS, factor, is_per_atom, unit_in
 
 # Names that are looked for: alone or with a unit (energy, energy_Ha), and those that say nothing without a unit (E_Ha).
 USUAL_NAMES = {
@@ -89,15 +89,22 @@ class Columns:
         Raises:
             ValueError: no unit is stated, an unknown one, or several different ones.
         """
-        stated = [unit for unit in (self.units.get(quantity), stored, unit_in(quantity, name)) if unit is not None]
+        stated = self._stated(quantity, name, stored)
         if not stated and default is None:
             raise ValueError(
                 f"the unit of {quantity} ({name}) is unknown. Give it, e.g. units = {{{quantity} = {DEFAULTS[quantity]!r}}}."
             )
-        factors = {factor(quantity, unit) for unit in stated or [str(default)]}
+        factors = {(factor(quantity, unit), is_per_atom(quantity, unit)) for unit in stated or [str(default)]}
         if len(factors) > 1:
             raise ValueError(f"the unit of {quantity} ({name}) is stated as {' and as '.join(stated)}. Which is it?")
-        return factors.pop()
+        return factors.pop()[0]
+
+    def per_atom(self, quantity: str, name: str, stored: str | None = None) -> bool:
+        """Whether column `name` holds energies per atom; arguments as of `factor`."""
+        return any(is_per_atom(quantity, unit) for unit in self._stated(quantity, name, stored))
+
+    def _stated(self, quantity: str, name: str, stored: str | None) -> list[str]:
+        return [unit for unit in (self.units.get(quantity), stored, unit_in(quantity, name)) if unit is not None]
 
 
 def _is_usual(label: str, name: str) -> bool:

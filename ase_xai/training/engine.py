@@ -81,6 +81,12 @@ class Distributed:
         return self._fabric.all_reduce(values, reduce_op="sum")  # type: ignore[no-any-return]
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that memory could not be had, on the CPU or on a GPU."""
+    words = ("out of memory", "can't allocate memory")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
 def share(engine: Engine, batch: NDArray[Any]) -> NDArray[Any]:
     """The part of a batch that this process computes; parts are as equal as can be."""
     return batch[engine.rank :: engine.world_size]

@@ -22,7 +22,7 @@ from ase_xai.networks import NETWORKS, AtomisticNetwork, BehlerParrinelloNetwork
 from ase_xai.report import learning_curve
 from ase_xai.training.assessment import assess, write_figures
 from ase_xai.training.charge_sign import fix_charge_sign
-from ase_xai.training.checks import require_sound
+from ase_xai.training.checks import leakage, require_sound
 from ase_xai.training.config import Config, DataConfig, SplitConfig, load_config
 from ase_xai.training.data import PER_ATOM, StructureSet
 from ase_xai.training.engine import Distributed, Engine, SingleProcess
@@ -123,6 +123,7 @@ def prepare(config: Config, report: Report = print) -> Prepared:
     structures = load_structures(config.data, report)
     split = split_of(structures, config.split)
     _report_labels(structures, split, config.training.loss, report)
+    _report_leakage(structures, split, report)
     network = build_network(config, structures)
     loader = GraphLoader(structures, network.cutoff, keep_pairs=config.data.store is None)
     about = _set_references(network, config, structures, split)
@@ -168,6 +169,14 @@ def _report_labels(structures: StructureSet, split: Split, weights: LossWeights,
     for name, n in labels_known(structures, np.arange(len(structures))).items():
         used = "" if name in weights.targets else ", not trained on: its loss weight is 0"
         report(f"{name} known for {n} of {len(structures)} structures{used}")
+
+
+def _report_leakage(structures: StructureSet, split: Split, report: Report) -> None:
+    """Say how many structures of the validation and test parts have copies in another part, and which."""
+    found = leakage(structures, split)
+    if found:
+        some = "; ".join(str(finding) for finding in found[:3])
+        report(f"warning: {len(found)} structures of the validation and test parts have copies in other parts: {some}")
 
 
 def split_of(structures: StructureSet, settings: SplitConfig) -> Split:

@@ -59,6 +59,8 @@ def ragged_set(arrays: Mapping[str, NDArray[Any]], stored: Mapping[str, str], co
         if quantity in LABELS:
             scale = columns.factor(quantity, name, stored.get(name))
             values[quantity] = converted(quantity, scale, arrays[name])
+            if columns.per_atom(quantity, name, stored.get(name)):
+                values[quantity] = values[quantity] * n_atoms
         else:
             values[quantity] = integers(name, arrays[name], 0, 2**62)
     return labeled_set(values, columns)

@@ -208,6 +208,8 @@ def _from_atoms(frames: Sequence[Atoms], stored: Mapping[str, str], columns: Col
             scale = columns.factor(quantity, name, stored.get(name), DEFAULTS[quantity])
             rows = [_shaped(known.get(name), quantity, len(atoms)) for known, atoms in zip(attached, frames, strict=True)]
             values[quantity] = converted(quantity, scale, np.concatenate(rows))
+            if columns.per_atom(quantity, name, stored.get(name)):
+                values[quantity] = values[quantity] * np.array([len(atoms) for atoms in frames])
         else:
             values[quantity] = integers(name, np.array([known.get(name, np.nan) for known in attached]), 0, 2**62)
     return labeled_set(values, columns)

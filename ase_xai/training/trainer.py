@@ -20,7 +20,7 @@ from ase_xai.networks import compiled
 from ase_xai.networks.base import AtomisticNetwork, Sums, add_up, predict
 from ase_xai.training.checkpoint import Progress, TrainingTensors, load_checkpoint, save_checkpoint
 from ase_xai.training.descriptors import DescriptorCache
-from ase_xai.training.engine import Engine, SingleProcess, share
+from ase_xai.training.engine import Engine, SingleProcess, is_out_of_memory, share
 from ase_xai.training.evaluation import errors, predicted, refuse_unknown_elements, score
 from ase_xai.training.interruption import Interruption
 from ase_xai.training.loader import GraphLoader, Labels, bucketed_batches, epoch_batches
@@ -187,7 +187,16 @@ class Trainer:
     def _train_step(self, batch: NDArray[np.int64]) -> None:
         for group in self.tensors.optimizer.param_groups:
             group["lr"] = self.settings.rate(self.progress.step, self.total_steps, self.progress.reductions)
-        value, gradients = self._gradients(share(self.engine, batch))
+        try:
+            value, gradients = self._gradients(share(self.engine, batch))
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            n_atoms = int(self.loader.structures.n_atoms[batch].sum())
+            raise MemoryError(
+                f"a batch of {len(batch)} structures with {n_atoms} atoms does not fit into memory. Halve it: batch_size = "
+                f"{max(1, len(batch) // 2)}, or batch_atoms = {max(1, n_atoms // 2)}."
+            ) from error
         for parameter, gradient in zip(self.parameters.values(), gradients, strict=True):
             parameter.grad = gradient
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.settings.gradient_norm)

@@ -70,12 +70,15 @@ DEFAULTS = {
 }
 
 
+PER_ATOM = ("/atom", "_atom")  # ends of a unit of energies that are to be multiplied with the number of atoms
+
+
 def factor(quantity: str, unit: str) -> float:
-    """What a value in `unit` is multiplied with to give ASE's unit of `quantity`.
+    """What a value in `unit` is multiplied with to give ASE's unit of `quantity`; for energies per atom see `is_per_atom`.
 
     Args:
         quantity: "length", "energy", "forces", "stress", "dipole", "dipole_magnitude" or "charges".
-        unit: e.g. "hartree", "kcal/mol", "bohr", "hartree/bohr", "debye".
+        unit: e.g. "hartree", "kcal/mol", "eV/atom", "bohr", "hartree/bohr", "debye".
 
     Raises:
         ValueError: unknown unit or quantity; the message lists what is known.
@@ -87,6 +90,8 @@ def factor(quantity: str, unit: str) -> float:
                 f"unit of forces must be an energy ({', '.join(ENERGY)}) / a length ({', '.join(LENGTH)}), got {unit!r}."
             )
         return factor("energy", energy) / factor("length", length)
+    if quantity == "energy":
+        unit = unit.removesuffix(PER_ATOM[0]).removesuffix(PER_ATOM[1])
     if quantity not in QUANTITIES:
         raise ValueError(f"units are known for {', '.join([*QUANTITIES, 'forces'])}, not for {quantity!r}.")
     known = QUANTITIES[quantity]
@@ -94,6 +99,11 @@ def factor(quantity: str, unit: str) -> float:
     if name not in known:
         raise ValueError(f"unit of {quantity} must be one of {', '.join(known)}, got {unit!r}.")
     return known[name]
+
+
+def is_per_atom(quantity: str, unit: str) -> bool:
+    """Whether values in `unit` are energies divided by the number of atoms: "eV/atom", or "eV_atom" at the end of a name."""
+    return quantity == "energy" and unit.endswith(PER_ATOM)
 
 
 def unit_in(quantity: str, name: str) -> str | None:
