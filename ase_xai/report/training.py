@@ -279,6 +279,7 @@ def _draw_residuals(axes: Axes, error: Floats, unit: str) -> None:
     axes.axvline(0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xlim(-1.04 * reach, 1.04 * reach)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=4, symmetric=True))
     axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes.set_box_aspect(1)
     n_outside = len(error) - len(inside)
