@@ -98,7 +98,7 @@ def test_missing_labels_do_not_poison_gradients(structures: StructureSet, form: 
     graph, labels = GraphLoader(holed, network.cutoff).batch(np.array([0, 3, 5, 9]))
     weights = LossWeights(dipole_magnitude=1.0, charges=1.0, form=form)
     value = loss(loss_terms(predict(network, graph, create_graph=True), labels, weights), weights)
-    gradients = torch.autograd.grad(value, list(network.parameters()), allow_unused=True)
+    gradients = torch.autograd.grad(value, [p for p in network.parameters() if p.requires_grad], allow_unused=True)
     assert all(g is None or torch.isfinite(g).all() for g in gradients)
 
 
@@ -121,13 +121,13 @@ def test_training_learns_and_logs(
     loader = GraphLoader(structures, network.cutoff)
     reference = structures.take(split.validation)
     before = errors(reference, predicted(network, loader, split.validation))
-    after = Trainer(network, loader, split, settings(150, loss=weights), tmp_path).run(progress=False)
+    after = Trainer(network, loader, split, settings(90, loss=weights), tmp_path).run(progress=False)
     trained_on = ["energy_mae_eV_per_atom", "dipole_mae_eA"] + ["forces_mae_eV_per_A"] * weights.derivatives
     assert all(after[name] < 0.7 * before[name] for name in trained_on)
     assert errors(reference, predicted(network, loader, split.validation)) == pytest.approx(after, rel=1e-5)
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert int(rows[-1]["step"]) == 150 and float(rows[-1]["learning_rate"]) == 0.0
+    assert int(rows[-1]["step"]) == 90 and float(rows[-1]["learning_rate"]) == 0.0
     assert float(rows[-1]["energy_mae_eV_per_atom"]) < float(rows[0]["energy_mae_eV_per_atom"])
 
 
@@ -237,7 +237,7 @@ for line in sys.stdin:
     (folder, every), process = line.split(), os.fork()
     if process == 0:
         network = fresh(structures)
-        chosen = settings(80, checkpoint_every=int(every), compiled=False, schedule="plateau", patience=1)
+        chosen = settings(60, checkpoint_every=int(every), compiled=False, schedule="plateau", patience=1)
         Trainer(network, loader, split, chosen, folder).run(progress=False)
         open(folder + "/bits", "w").write(state_bits(network))
         os._exit(0)
@@ -247,7 +247,7 @@ for line in sys.stdin:
 
 
 def test_a_killed_run_ends_bit_equal(tmp_path: Path) -> None:
-    """kill -9 at ten moments, half of them while a checkpoint is being written (one is, at every step)."""
+    """kill -9 at six moments, half of them while a checkpoint is being written (one is, at every step)."""
     labeled_file(tmp_path / "set.npz")
     command = [sys.executable, "-c", FORKING, str(Path(__file__).parent), str(tmp_path / "set.npz")]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
@@ -259,7 +259,7 @@ def test_a_killed_run_ends_bit_equal(tmp_path: Path) -> None:
             return int(parent.stdout.readline())
 
         folder, rng, n_torn = tmp_path / "cut", random.Random(0), 0
-        for number in range(10):
+        for number in range(6):
             process = start("cut", 1)
             deadline = time.monotonic() + rng.uniform(0.05, 0.12)
             while time.monotonic() < deadline or (number % 2 and not any(folder.glob(".checkpoint*"))):

@@ -57,6 +57,8 @@ class SchNetNetwork(AtomisticNetwork):
         self.energy_readout = dense_stack([n_features, n_features // 2, 1])
         self.has_charges = charges
         self.charge_readout = dense_stack([n_features, n_features // 2, 1]) if charges else None
+        if self.charge_readout is not None:  # conservation takes a constant out again: its gradient is rounding noise
+            self.charge_readout[-1].bias.requires_grad_(False)
 
     def forward(self, graph: AtomGraph) -> AtomwiseOutput:
         distances = torch.linalg.vector_norm(graph.unique_vectors, dim=1).to(self.dtype)  # (P,)
