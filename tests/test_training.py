@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -277,6 +277,15 @@ def test_a_killed_run_ends_bit_equal(tmp_path: Path) -> None:
     assert metrics(folder) == metrics(tmp_path / "whole") and n_torn
 
 
+@pytest.fixture
+def ctrl_c_works() -> Iterator[None]:
+    """The tests may run in the background, where SIGINT is ignored from the start."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_works")
 def test_ctrl_c_ends_between_two_steps(structures: StructureSet, split: Split, tmp_path: Path) -> None:
     """The checkpoint holds every step made, the run goes on to the same bits, and signals are handled as before."""
 
