@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import socket
 import subprocess
@@ -69,7 +68,6 @@ def torchrun_environment() -> dict[str, str]:
     return {**os.environ, **{name: str(value) for name, value in about.items()}}
 
 
-@pytest.mark.skipif(importlib.util.find_spec("lightning_fabric") is None, reason="needs lightning-fabric")
 def test_two_processes_end_where_one_does(tmp_path: Path) -> None:
     """Two CPU processes, as torchrun starts them, against one: batches of 7 unequal structures, some without forces."""
     labeled(tmp_path)
