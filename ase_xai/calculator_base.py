@@ -7,7 +7,7 @@ import warnings
 from abc import abstractmethod
 from collections.abc import Sequence
 from numbers import Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,10 @@ from ase.outputs import Properties, all_outputs
 from numpy.typing import NDArray
 
 from ase_xai.graph import stress_volume
+
+if TYPE_CHECKING:
+    from ase_xai.explainers.base import Explainer
+    from ase_xai.explainers.explanation import Explanation
 
 MIN_DISTANCE = 0.1  # Å; closer atoms, or images, are a mistake in the input and not a configuration
 PROPERTIES = ("energy", "free_energy", "energies", "forces", "stress", "charges", "dipole")
@@ -113,6 +117,23 @@ class AtomisticCalculator(Calculator):
 
         The model card says what they are: often a least-squares fit to the training energies, not free atoms.
         """
+
+    @property
+    @abstractmethod
+    def members(self) -> Sequence[Any]:
+        """The calculators of one network each that this one consists of; explanations are made by these."""
+
+    def explain(self, atoms: Atoms, explainer: Explainer) -> Explanation:
+        """The answer of this calculator's networks to a question about `atoms`, see `ase_xai.explain`."""
+        from ase_xai.explainers.base import explain
+
+        return explain(atoms, explainer, self)
+
+    def check_atoms(self, atoms: Atoms) -> None:
+        """Raise InputError for atoms that this calculator would refuse; warn of what it would ignore."""
+        charge = self.charge_of(atoms)
+        self._refuse_bad_input(atoms, charge)
+        self._warn_of_ignored(atoms, charge)
 
     def set(self, **settings: Any) -> dict[str, Any]:
         """Refuse changes, which would not reach the network (ASE's constructor calls this without any)."""

@@ -82,7 +82,7 @@ class NetworkCalculator(AtomisticCalculator):
         self.device = _checked_device(device)
         with torch.inference_mode(False):
             self.network = copy.deepcopy(loaded.network).to(device=self.device, dtype=DTYPES[dtype])
-        self.card, self.sha256 = card, loaded.sha256
+        self.card, self.sha256, self.statistics = card, loaded.sha256, loaded.statistics
         self.threads = _checked_threads(threads)
         self.neighbor_list = SkinList(self.network.cutoff, skin, neighbors)
         self.parameters.update(
@@ -97,6 +97,37 @@ class NetworkCalculator(AtomisticCalculator):
             self.parameters.update(total_charge=float(total_charge))
         if self.dipole_origin is not None:
             self.parameters.update(dipole_origin=self.dipole_origin)
+
+    @property
+    def members(self) -> Sequence[NetworkCalculator]:
+        return (self,)
+
+    @property
+    def model(self) -> str:
+        """Name of the weights and level of theory of their labels."""
+        return f"{self.parameters['weights']} [{self.card.level_of_theory}]"
+
+    def checked_graph(self, atoms: Atoms) -> AtomGraph:
+        """The graph of `atoms` after the checks of an evaluation; it belongs to the caller and no result is touched.
+
+        Raises:
+            InputError: atoms that an evaluation would refuse.
+        """
+        self.check_atoms(atoms)
+        with self._lock:
+            return self.graph(atoms)
+
+    def baselines(self, atoms: Atoms) -> dict[str, NDArray[np.float64]]:
+        """(N,) energies in eV that can be taken from the atomic ones: what the references of the weights are, by name
+        ("composition" for a least-squares fit, else "free_atom"), and "element_mean" over the training atoms if known.
+        """
+        references = self.references(atoms)
+        fitted = "least squares" in self.card.reference_kind
+        found = {"composition" if fitted else "free_atom": references} if references.any() else {}
+        if self.statistics is not None and self.statistics.energies is not None:
+            means = self.statistics.energies.mean.numpy()[self.network.element_index(torch.tensor(atoms.numbers)).cpu()]
+            found["element_mean"] = references + means
+        return found
 
     def graph(self, atoms: Atoms) -> AtomGraph:
         """The graph the network sees, from the reused neighbor list."""
@@ -150,76 +181,6 @@ class BehlerParrinello(NetworkCalculator):
 
     architecture = BehlerParrinelloNetwork.architecture
     default_weights = "organic-bp"
-
-
-class Ensemble(AtomisticCalculator):
-    """Mean of several networks, which may differ in seed or in architecture; `spread` tells how far they disagree.
-
-        atoms.calc = Ensemble(["organic", "organic-bp"])
-        atoms.get_forces()                  # mean
-        atoms.calc.spread["energies"]       # (N,) standard deviation between members, eV
-
-    Args:
-        members: at least two calculators, weight names or paths. All must share one set of total charges and dipole origin.
-        settings: passed on to `load` for members given by name or path.
-
-    Energies of members trained on different levels of theory must not be averaged; this is refused.
-    """
-
-    def __init__(self, members: Sequence[NetworkCalculator | str | Path], **settings: Any) -> None:
-        if isinstance(members, (str, Path)):
-            raise ValueError(f"members must be a list of calculators, names or paths, got {members!r}. Give at least two.")
-        if settings and any(isinstance(member, NetworkCalculator) for member in members):
-            raise ValueError(f"settings {sorted(settings)} would not reach members that are calculators. Set them there.")
-        calculators = [member if isinstance(member, NetworkCalculator) else load(member, **settings) for member in members]
-        if len(calculators) < 2:
-            raise ValueError(f"an ensemble needs at least 2 members, got {len(calculators)}. Use the one calculator itself.")
-        if len({calculator.sha256 for calculator in calculators}) < len(calculators):
-            raise ValueError("two members hold the same weights, so their spread means nothing. Give different ones.")
-        levels = {calculator.card.level_of_theory for calculator in calculators}
-        if len(levels) > 1:
-            raise ValueError(f"members were trained on different levels, {sorted(levels)}. Combine like with like.")
-        origins = {repr(calculator.dipole_origin) for calculator in calculators}
-        charges = {calculator.total_charge for calculator in calculators}
-        if len(origins) > 1 or len(charges) > 1:
-            raise ValueError("members differ in dipole_origin or total_charge. Build them with the same ones.")
-        super().__init__(
-            elements=sorted(set.intersection(*(set(c.elements) for c in calculators))),
-            total_charges=sorted(set.intersection(*(set(c.total_charges) for c in calculators))),
-            closed_shell=any(c.card.closed_shell for c in calculators),
-            total_charge=calculators[0].total_charge,
-            dipole_origin=calculators[0].dipole_origin,
-        )
-        if not self.elements or not self.total_charges:
-            raise ValueError("members have no element or no total charge in common, so no system suits all of them.")
-        if not all(c.network.has_charges for c in calculators):
-            self.implemented_properties = [name for name in self.implemented_properties if name not in CHARGED]
-        self.members = calculators
-        self._spread: dict[str, Any] = {}
-        self.parameters.update(members=[calculator.todict() for calculator in calculators])
-
-    @property
-    def spread(self) -> dict[str, Any]:
-        """Standard deviation between members (n - 1) of each result of the last evaluation, same shapes and units.
-
-        ASE's files do not store it.
-        """
-        if not self.results:
-            raise RuntimeError("there is no spread before the first evaluation. Ask the atoms for a result first.")
-        return {name: copy.copy(self._spread[name]) for name in self.results}
-
-    def references(self, atoms: Atoms) -> NDArray[np.float64]:
-        return np.mean([member.references(atoms) for member in self.members], axis=0)
-
-    def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
-        all_results = [member._evaluate_alone(atoms, charge) for member in self.members]
-        mean: dict[str, Any] = {}
-        for name in set.intersection(*(set(results) for results in all_results)):
-            values = np.stack([results[name] for results in all_results])
-            mean[name], self._spread[name] = values.mean(axis=0), values.std(axis=0, ddof=1)
-        for name in ("energy", "free_energy"):
-            mean[name], self._spread[name] = float(mean[name]), float(self._spread[name])
-        return mean
 
 
 def load(weights: str | Path, **settings: Any) -> NetworkCalculator:

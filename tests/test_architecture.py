@@ -37,29 +37,41 @@ MAY_IMPORT = {
     "ase_xai.skin": ("numpy", "torch", "ase", "ase_xai.graph", "ase_xai.neighbors"),
     "ase_xai.networks": ("torch", "ase_xai.graph"),
     "ase_xai.networks.compiled": ("numpy", "torch", "numba", "ase_xai.graph", "ase_xai.networks"),
-    "ase_xai.calculator_base": ("numpy", "torch", "ase", "ase_xai.graph"),
+    "ase_xai.calculator_base": ("numpy", "torch", "ase", "ase_xai.graph", "ase_xai.explainers"),
     "ase_xai.calculators": (
         "numpy", "torch", "ase",
         "ase_xai.calculator_base", "ase_xai.graph", "ase_xai.neighbors", "ase_xai.networks", "ase_xai.skin",
         "ase_xai.weights",
     ),
+    "ase_xai.ensemble": ("numpy", "ase", "ase_xai.calculator_base", "ase_xai.calculators"),
+    "ase_xai.statistics": ("torch",),
     "ase_xai.files": ("torch", "safetensors"),
     "ase_xai.runs": ("numpy", "ase", "tqdm", "ase_xai.files"),
     "ase_xai.weights": ("numpy", "torch", "ase", "safetensors", "ase_xai.graph", "ase_xai.networks"),
-    "ase_xai.weights.format": ("torch", "ase.data", "safetensors", "ase_xai.files", "ase_xai.networks"),
+    "ase_xai.weights.format": (
+        "torch", "ase.data", "safetensors", "ase_xai.files", "ase_xai.networks", "ase_xai.statistics",
+    ),
     "ase_xai.probe": ("numpy", "torch", "ase", "ase_xai.graph", "ase_xai.networks"),
     "ase_xai.contract": (
         "numpy", "torch", "ase", "scipy",
         "ase_xai.graph", "ase_xai.networks", "ase_xai.probe", "ase_xai.weights.format",
     ),
-    "ase_xai.explainers": ("numpy", "torch", "ase", "ase_xai.graph", "ase_xai.networks.base", "ase_xai.networks.layers"),
+    "ase_xai.explainers": (
+        "numpy", "torch", "ase",
+        "ase_xai.graph", "ase_xai.networks.base", "ase_xai.networks.layers", "ase_xai.statistics", "ase_xai.weights.format",
+    ),
+    "ase_xai.explainers.explanation": (
+        "numpy", "ase", "pandas", "xarray", "ase_xai.explainers.storage", "ase_xai.explainers.views",
+    ),
+    "ase_xai.explainers.storage": ("numpy", "h5py", "ase_xai.files", "ase_xai.explainers.explanation"),
+    "ase_xai.explainers.views": ("numpy", "ase.data", "pandas", "xarray", "ase_xai.explainers.explanation"),
     "ase_xai.trajectory": ("numpy", "ase", "h5py", "pandas", "xarray", "ase_xai.explainers.base", "ase_xai.calculators"),
     "ase_xai.report": (
-        "numpy", "matplotlib", "chemiscope", "rdkit", "ase_xai.explainers.base", "ase_xai.trajectory.store",
+        "numpy", "ase", "matplotlib", "chemiscope", "rdkit", "ase_xai.explainers.explanation", "ase_xai.trajectory.store",
     ),
     "ase_xai.training": (
         "numpy", "torch", "ase", "h5py", "safetensors", "tqdm", "lightning_fabric", "tomli",
-        "ase_xai.files", "ase_xai.graph", "ase_xai.neighbors", "ase_xai.networks",
+        "ase_xai.files", "ase_xai.graph", "ase_xai.neighbors", "ase_xai.networks", "ase_xai.statistics",
     ),
     "ase_xai.training.assessment": (
         "numpy", "torch", "ase",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,12 +25,19 @@ class AtomwiseOutput:
         references: (N,) float64 energies E0[Z] in eV that belong to the element alone.
         charges: (N,) latent partial charges in e that sum to each system's total charge; None without a charge head.
         features: (N, F) learned atomic features, dimensionless.
+        unconstrained: (N,) charges in e before the total charge was imposed on them, or None.
+        energy_inputs: (N, D) what the last, linear layer of the energy readout gets: energies = s·(w·inputs + b) + m, with
+            one w and b for each element if the network has `element_readouts`. None if a network does not tell.
+        charge_inputs: the same for unconstrained charges.
     """
 
     energies: Tensor
     references: Tensor
     charges: Tensor | None
     features: Tensor
+    unconstrained: Tensor | None = None
+    energy_inputs: Tensor | None = None
+    charge_inputs: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +75,13 @@ class Prediction(Sums):
     pair_gradients: Tensor
 
 
+Linearized = Callable[[AtomGraph, Tensor], Tensor]
+"""A network with its activations frozen at one graph as y = z·(ssp(z)/z) and its biases left out: linear in the embeddings
+(SchNet) or in the symmetry functions (Behler-Parrinello). Called with a graph of some of that graph's atoms and pairs, in
+any arrangement, and the index (n,) that each of its atoms has in the original, it gives what these atoms say to each
+other: (n,) energies in eV, scale included, shift, biases and references not."""
+
+
 class AtomisticNetwork(nn.Module, ABC):
     """A network that predicts energies and charges atom by atom from an `AtomGraph`.
 
@@ -85,6 +99,7 @@ class AtomisticNetwork(nn.Module, ABC):
     """
 
     architecture: ClassVar[str]
+    element_readouts: ClassVar[bool] = False
     has_charges: bool = True
     energy: AtomicEnergy
     compiled: bool = False
@@ -114,8 +129,26 @@ class AtomisticNetwork(nn.Module, ABC):
     def settings(self) -> dict[str, object]:
         """The constructor's arguments as JSON values."""
 
+    def linearize(self, graph: AtomGraph) -> Linearized:
+        """The network with its activations frozen at `graph`, see `Linearized`; networks without one refuse.
+
+        Raises:
+            NotImplementedError: this architecture has no linearized form.
+        """
+        raise NotImplementedError(
+            f"{self.architecture} networks have no linearized form, which n-body relevance needs. Use SchNet or "
+            "Behler-Parrinello weights, or the many-body expansion, which needs energies only."
+        )
+
     def atomwise(
-        self, graph: AtomGraph, energy_readout: Tensor, charge_readout: Tensor | None, features: Tensor
+        self,
+        graph: AtomGraph,
+        energy_readout: Tensor,
+        charge_readout: Tensor | None,
+        features: Tensor,
+        *,
+        energy_inputs: Tensor | None = None,
+        charge_inputs: Tensor | None = None,
     ) -> AtomwiseOutput:
         """Scaled energies and conserved charges from bare network outputs.
 
@@ -124,12 +157,17 @@ class AtomisticNetwork(nn.Module, ABC):
             energy_readout: (N, 1) outputs of order one.
             charge_readout: (N, 1) unconstrained charges, or None for a network without charges.
             features: (N, F).
+            energy_inputs, charge_inputs: see `AtomwiseOutput`; without them there is no prediction rigidity.
         """
+        unconstrained = None if charge_readout is None else charge_readout[:, 0].double()
         return AtomwiseOutput(
             energies=self.energy(energy_readout[:, 0]),
             references=self.energy.reference(graph.numbers),
-            charges=None if charge_readout is None else conserve_charge(charge_readout[:, 0], graph),
+            charges=None if unconstrained is None else conserve_charge(unconstrained, graph),
             features=features,
+            unconstrained=unconstrained,
+            energy_inputs=energy_inputs,
+            charge_inputs=charge_inputs,
         )
 
     def element_index(self, numbers: Tensor) -> Tensor:

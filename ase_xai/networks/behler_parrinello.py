@@ -38,6 +38,7 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
     """
 
     architecture: ClassVar[str] = "behler-parrinello"
+    element_readouts: ClassVar[bool] = True
     descriptor_mean: Tensor
     descriptor_std: Tensor
 
@@ -87,7 +88,9 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
         charges = None
         if self.has_charges:
             charges = torch.cat([read(h) for read, h in zip(self.charge_readouts, hidden, strict=True)])[back]
-        return self.atomwise(graph, energies[back], charges, torch.cat(hidden)[back])
+        inputs = torch.cat(hidden)[back]
+        charge_inputs = inputs if self.has_charges else None
+        return self.atomwise(graph, energies[back], charges, inputs, energy_inputs=inputs, charge_inputs=charge_inputs)
 
     def standardize_on(self, graphs: Sequence[AtomGraph]) -> None:
         """Set mean and standard deviation of each symmetry function from the atoms of `graphs` (training structures)."""

@@ -67,8 +67,13 @@ class SchNetNetwork(AtomisticNetwork):
         features = self.embedding(self.element_index(graph.numbers))  # (N, F)
         for interaction in self.interactions:
             features = features + interaction(features, gather)
-        charges = None if self.charge_readout is None else self.charge_readout(features)
-        return self.atomwise(graph, self.energy_readout(features), charges, features)
+        energy_inputs = self.energy_readout[:-1](features)  # (N, F/2)
+        energies = self.energy_readout[-1](energy_inputs)
+        charges = charge_inputs = None
+        if self.charge_readout is not None:
+            charge_inputs = self.charge_readout[:-1](features)
+            charges = self.charge_readout[-1](charge_inputs)
+        return self.atomwise(graph, energies, charges, features, energy_inputs=energy_inputs, charge_inputs=charge_inputs)
 
     def _exact(self, graph: AtomGraph, distances: Tensor) -> Gather:
         basis, envelope = self.radial_basis(distances), self.cutoff_function(distances)[:, None]  # (P, K), (P, 1)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ase_xai.files import sealed, unsealed, write_atomically
 from ase_xai.networks import NETWORKS, AtomisticNetwork
+from ase_xai.statistics import PREFIX, TrainingStatistics
 
 FORMAT_VERSION = 1
 MAX_FILE_BYTES = 2_000_000_000
@@ -96,9 +97,19 @@ class ModelCard:
         return network
 
 
-def save_weights(path: str | Path, network: AtomisticNetwork, card: ModelCard) -> str:
-    """Write `network` in float32 with its card, atomically. Returns the SHA-256 of the sealed content."""
+def save_weights(
+    path: str | Path, network: AtomisticNetwork, card: ModelCard, statistics: TrainingStatistics | None = None
+) -> str:
+    """Write `network` in float32 with its card, atomically. Returns the SHA-256 of the sealed content.
+
+    Args:
+        path: of the file.
+        network: any architecture in `NETWORKS`.
+        card: its model card.
+        statistics: of its training data; without them there are no uncertainties of single atoms.
+    """
     tensors = {name: value.detach().cpu().float().contiguous() for name, value in network.state_dict().items()}
+    tensors |= {} if statistics is None else statistics.tensors()
     content = sealed(tensors, {"card": asdict(card)})
     write_atomically(path, content)
     return str(unsealed(content)["sha256"])
@@ -113,12 +124,14 @@ class LoadedWeights:
         card: its model card.
         sha256: of the sealed content.
         source: the name or path it was asked for by.
+        statistics: of the training data, in float64; None in files without.
     """
 
     network: AtomisticNetwork
     card: ModelCard
     sha256: str
     source: str
+    statistics: TrainingStatistics | None = None
 
 
 def load_weights(path: str | Path) -> LoadedWeights:
@@ -132,16 +145,20 @@ def load_weights(path: str | Path) -> LoadedWeights:
     try:
         about = unsealed(content)
         card = _card(about["card"])
-        tensors = tensors_from_bytes(content)
+        everything = tensors_from_bytes(content)
+        tensors = {name: value for name, value in everything.items() if not name.startswith(PREFIX)}
         _refuse_misfit(card, tensors)
         network = card.build()
+        statistics = TrainingStatistics.from_tensors(everything)
+        if statistics is not None:
+            statistics.require_fit(len(network.elements))
         with torch.inference_mode(False):
             network.load_state_dict(tensors)
     except WeightsError as error:
         raise WeightsError(f"{path} cannot be used: {error}") from error
     except (SafetensorError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, MemoryError) as error:
         raise WeightsError(f"{path} cannot be used: {type(error).__name__}: {error}") from error
-    return LoadedWeights(network.eval().requires_grad_(False), card, about["sha256"], str(path))
+    return LoadedWeights(network.eval().requires_grad_(False), card, about["sha256"], str(path), statistics)
 
 
 def _read(path: Path) -> bytes:

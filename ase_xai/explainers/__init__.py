@@ -1,0 +1,34 @@
+"""Explainers: one question to a network per file. Names are loaded at first use."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+EXPLAINERS = {
+    "AtomicEnergies": "atomic_energies",
+    "LatentCharges": "latent_charges",
+    "LocalRigidity": "rigidity",
+}
+"""Every explainer by its class name, and the file it stands in. A new explainer is one more entry."""
+
+_HOME = {**EXPLAINERS, "Explainable": "base", "Explainer": "base", "Explanation": "explanation", "explain": "base"}
+
+__all__ = ["EXPLAINERS", *sorted(_HOME)]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'ase_xai.explainers' has no attribute {name!r}; it has {', '.join(__all__)}.")
+    return getattr(import_module(f"ase_xai.explainers.{_HOME[name]}"), name)
+
+
+def explainer_by_name(name: str) -> Any:
+    """The class of an explainer.
+
+    Raises:
+        ValueError: no such explainer.
+    """
+    if name not in EXPLAINERS:
+        raise ValueError(f"there is no explainer {name!r}; there are {', '.join(EXPLAINERS)}.")
+    return __getattr__(name)

@@ -1,0 +1,158 @@
+"""What a network said about its training data: means by element, and what a prediction's rigidity is measured with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+PREFIX = "statistics."
+RIDGES = [10.0**power for power in range(-13, -3)]  # relative to the mean diagonal of the Gram matrix
+STABLE = 1e-6  # allowed deviation of gram · inverse from the identity
+
+
+@dataclass(frozen=True, eq=False)
+class HeadStatistics:
+    """One readout, energy or charge, over the training data. Z counts elements, D inputs of the last layer (bias included).
+
+    Args:
+        mean, spread: (Z,) mean and standard deviation of the atomic values of each element, references left out; eV or e.
+        gram: (D, D) XᵀX, X the summed last-layer inputs of the training structures, see `placed`.
+        ridge: (1,) ς² that makes its inverse stable.
+        scale: (1,) α² in eV² or (e·Å)²: mean over validation structures of residual² over leverage.
+        leverage: (Z, 3) median, 99th percentile and maximum of f·C·fᵀ over training atoms of each element.
+    """
+
+    mean: Tensor
+    spread: Tensor
+    gram: Tensor
+    ridge: Tensor
+    scale: Tensor
+    leverage: Tensor
+
+    def __post_init__(self) -> None:
+        n_elements, size = len(self.mean), len(self.gram)
+        expected = {"spread": (n_elements,), "gram": (size, size), "leverage": (n_elements, 3), "ridge": (1,), "scale": (1,)}
+        for name, shape in expected.items():
+            if tuple(getattr(self, name).shape) != shape:
+                raise ValueError(f"statistics {name} must have shape {shape}, got {tuple(getattr(self, name).shape)}.")
+        for name in ("gram", "ridge", "scale"):
+            if not bool(torch.isfinite(getattr(self, name)).all()):
+                raise ValueError(f"statistics {name} must be finite.")
+
+    @cached_property
+    def _factor(self) -> Tensor:
+        return torch.linalg.cholesky(self.gram + self.ridge * torch.eye(len(self.gram), dtype=self.gram.dtype))
+
+    def leverages(self, inputs: Tensor) -> Tensor:
+        """(N,) f·C·fᵀ with C = (XᵀX + ς²)⁻¹ for inputs f (N, D) in float64; its inverse is the prediction rigidity."""
+        half = torch.linalg.solve_triangular(self._factor, inputs.T, upper=False)
+        return (half**2).sum(dim=0)
+
+
+def stable_ridge(gram: Tensor) -> Tensor:
+    """(1,) the smallest of a few ς², relative to the mean diagonal, for which the inverse is one to 1e-6."""
+    identity = torch.eye(len(gram), dtype=gram.dtype)
+    for relative in RIDGES:
+        ridge = relative * gram.diagonal().mean()
+        factor, failed = torch.linalg.cholesky_ex(gram + ridge * identity)
+        if not failed:
+            deviation = (gram + ridge * identity) @ torch.cholesky_inverse(factor) - identity
+            if float(deviation.abs().max()) < STABLE:
+                return ridge.reshape(1)
+    raise ValueError(f"the Gram matrix of the last layer's inputs has no stable inverse, even with ς² = {RIDGES[-1]:g}.")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingStatistics:
+    """Both readouts over the training data, and the range of the atomic features.
+
+    Args:
+        n_atoms: (Z,) training atoms of each of the network's elements, in its order.
+        n_structures: (1,) training structures.
+        energies: of the energy readout; None if no energies were trained on.
+        charges: of the charge readout, or None.
+        feature_range: (Z, 2, F) smallest and largest standardized symmetry functions over the training atoms of each
+            element; None for networks without fixed descriptors.
+    """
+
+    n_atoms: Tensor
+    n_structures: Tensor
+    energies: HeadStatistics | None
+    charges: HeadStatistics | None
+    feature_range: Tensor | None
+
+    def require_fit(self, n_elements: int) -> None:
+        """Raise ValueError unless the statistics are of a network with `n_elements` elements."""
+        heads = [len(head.mean) for head in (self.energies, self.charges) if head is not None]
+        if {len(self.n_atoms), *heads} != {n_elements}:
+            raise ValueError(f"its statistics are of {len(self.n_atoms)} elements, its network knows {n_elements}.")
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything by name, as it stands in weight files."""
+        found = {"n_atoms": self.n_atoms, "n_structures": self.n_structures}
+        if self.feature_range is not None:
+            found["feature_range"] = self.feature_range
+        for head in ("energies", "charges"):
+            record = getattr(self, head)
+            if record is not None:
+                found |= {f"{head}.{field.name}": getattr(record, field.name) for field in fields(record)}
+        return {PREFIX + name: value.contiguous() for name, value in found.items()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor]) -> TrainingStatistics | None:
+        """The statistics among the tensors of a weight file; None if there are none.
+
+        Raises:
+            ValueError: some are missing, unknown or of a wrong shape.
+        """
+        own = {name.removeprefix(PREFIX): value for name, value in tensors.items() if name.startswith(PREFIX)}
+        if not own:
+            return None
+        heads = {}
+        for head in ("energies", "charges"):
+            names = {field.name: f"{head}.{field.name}" for field in fields(HeadStatistics)}
+            if any(name in own for name in names.values()):
+                heads[head] = HeadStatistics(**{field: _taken(own, name) for field, name in names.items()})
+        statistics = cls(
+            n_atoms=_taken(own, "n_atoms"),
+            n_structures=_taken(own, "n_structures"),
+            energies=heads.get("energies"),
+            charges=heads.get("charges"),
+            feature_range=own.pop("feature_range", None),
+        )
+        if own:
+            raise ValueError(f"unknown statistics {sorted(own)}.")
+        return statistics
+
+
+def _taken(tensors: dict[str, Tensor], name: str) -> Tensor:
+    if name not in tensors:
+        raise ValueError(f"statistics {name} are missing.")
+    return tensors.pop(name)
+
+
+def placed(inputs: Tensor, element: Tensor, n_elements: int, *, by_element: bool) -> Tensor:
+    """(N, D) last-layer inputs with a 1 for the bias, in the atom's own block where each element has its own readout.
+
+    Args:
+        inputs: (N, d) of any precision; the result is float64.
+        element: (N,) index of each atom's element.
+        n_elements: number of elements Z.
+        by_element: D = Z·(d + 1) instead of d + 1.
+    """
+    extended = torch.cat([inputs.double(), inputs.new_ones((len(inputs), 1)).double()], dim=1)
+    if not by_element:
+        return extended
+    blocks = torch.nn.functional.one_hot(element, n_elements).double()
+    return (blocks[:, :, None] * extended[:, None, :]).flatten(1)
+
+
+def centered(inputs: Tensor, system: Tensor, n_systems: int) -> Tensor:
+    """f_i - f̄, the mean taken over each system: what uniform charge conservation leaves of the inputs of a charge."""
+    counts = torch.bincount(system, minlength=n_systems).double()
+    sums = inputs.new_zeros((n_systems, inputs.shape[1])).index_add(0, system, inputs)
+    return inputs - (sums / counts[:, None])[system]
