@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 MIN_DISTANCE = 0.1  # Å; closer atoms, or images, are a mistake in the input and not a configuration
 PROPERTIES = ("energy", "free_energy", "energies", "forces", "stress", "charges", "dipole")
+BORN_CHARGES = "born_effective_charges"
+NO_BORN_CHARGES = (
+    "Born charges as an ASE property come from a calculator of one network that has charges. Of an ensemble, "
+    "explain(atoms, BornCharges()) gives mean and spread."
+)
 
 
 class AtomisticCalculator(Calculator):
@@ -32,7 +37,9 @@ class AtomisticCalculator(Calculator):
 
     Results, in ASE's names and units: `energy` and `free_energy` (equal, eV), `energies` (N,) eV that sum to `energy`,
     `forces` (N, 3) eV/Å, `charges` (N,) e that sum to the total charge, `dipole` (3,) e·Å for open systems, `stress` (6,)
-    eV/Å^3 in Voigt order for periodic ones. All of them come from one evaluation, whichever was asked for.
+    eV/Å^3 in Voigt order for periodic ones. All of them come from one evaluation, whichever was asked for. A calculator of
+    one network also has `born_effective_charges` (N, 3, 3) e of open systems, ∂μ_a/∂r_ib about a fixed origin: they sum to
+    the total charge times the unit matrix, and are computed only when asked for, by name.
 
     The total charge is `total_charge` if given, else `atoms.info["charge"]`, else 0.
 
@@ -47,7 +54,8 @@ class AtomisticCalculator(Calculator):
     Raises (at the first use of bad atoms, which leaves the calculator ready for the next good ones):
         InputError: no atoms, unknown element, position not finite, atoms closer than 0.1 Å, degenerate periodic cell, or
             a total charge that the networks were not trained for.
-        PropertyNotImplementedError: dipole of a periodic or charged system, stress without a full cell.
+        PropertyNotImplementedError: dipole of a periodic or charged system, Born charges of a periodic one, stress without
+            a full cell.
     """
 
     ignored_changes = {  # noqa: RUF012  (ASE's own class attribute)
@@ -94,6 +102,8 @@ class AtomisticCalculator(Calculator):
             Calculator.calculate(self, atoms, list(properties or ()), list(system_changes))
             with torch.inference_mode(False):
                 results = self._evaluate(atoms, charge)
+                if BORN_CHARGES in (properties or ()):
+                    results[BORN_CHARGES] = self._born_charges(atoms)
             if not self._has_dipole(atoms, charge):
                 results.pop("dipole", None)
             if np.isnan(stress_volume(atoms)):
@@ -110,6 +120,9 @@ class AtomisticCalculator(Calculator):
     @abstractmethod
     def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
         """All results of `atoms` as float64 arrays, dipole about the chosen origin, stress NaN where undefined."""
+
+    def _born_charges(self, atoms: Atoms) -> NDArray[np.float64]:
+        raise PropertyNotImplementedError(NO_BORN_CHARGES)
 
     @abstractmethod
     def references(self, atoms: Atoms) -> NDArray[np.float64]:
@@ -144,6 +157,8 @@ class AtomisticCalculator(Calculator):
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         """A result by ASE's name. Safe when threads share the calculator: one evaluation at a time, each gets its own."""
         with self._lock:
+            if name == BORN_CHARGES and name not in self.implemented_properties:
+                raise PropertyNotImplementedError(NO_BORN_CHARGES)
             return super().get_property(name, atoms, allow_calculation)
 
     def calculate_properties(self, atoms: Atoms, properties: Sequence[str]) -> Properties:
@@ -191,6 +206,11 @@ class AtomisticCalculator(Calculator):
             raise PropertyNotImplementedError(
                 f"the dipole of a system with charge {charge:+g} e depends on the origin. Build the calculator with "
                 'dipole_origin="center_of_mass", "centroid" or a point in Å.'
+            )
+        if BORN_CHARGES in properties and atoms.pbc.any():
+            raise PropertyNotImplementedError(
+                f"Born charges of a periodic system (pbc={atoms.pbc.tolist()}) are not defined here: how far charge flows "
+                "depends on the choice of images. For an isolated molecule set atoms.pbc = False."
             )
         if "stress" in properties and np.isnan(stress_volume(atoms)):
             raise PropertyNotImplementedError(

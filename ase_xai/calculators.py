@@ -16,9 +16,10 @@ from ase import Atoms
 from ase.calculators.calculator import InputError
 from numpy.typing import NDArray
 
-from ase_xai.calculator_base import MIN_DISTANCE, AtomisticCalculator, dipole_origin_point
+from ase_xai.calculator_base import BORN_CHARGES, MIN_DISTANCE, AtomisticCalculator, dipole_origin_point
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import BehlerParrinelloNetwork, Prediction, SchNetNetwork, predict
+from ase_xai.networks.response import born_charges
 from ase_xai.skin import SkinList
 from ase_xai.weights import LoadedWeights, WeightsError, resolve
 
@@ -77,7 +78,9 @@ class NetworkCalculator(AtomisticCalculator):
             total_charge=total_charge,
             dipole_origin=dipole_origin,
         )
-        if not loaded.network.has_charges:
+        if loaded.network.has_charges:
+            self.implemented_properties.append(BORN_CHARGES)
+        else:
             self.implemented_properties = [name for name in self.implemented_properties if name not in CHARGED]
         self.device = _checked_device(device)
         with torch.inference_mode(False):
@@ -156,6 +159,10 @@ class NetworkCalculator(AtomisticCalculator):
         if "dipole" in results:
             results["dipole"] -= charge * dipole_origin_point(self.dipole_origin, atoms)
         return results
+
+    def _born_charges(self, atoms: Atoms) -> NDArray[np.float64]:
+        with _cpu_threads(self.threads or (1 if len(atoms) < SMALL else None)):
+            return np.array(born_charges(self.network, self.graph(atoms)).cpu().numpy())
 
 
 class SchNet(NetworkCalculator):

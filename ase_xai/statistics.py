@@ -100,7 +100,8 @@ class TrainingStatistics:
             record = getattr(self, head)
             if record is not None:
                 found |= {f"{head}.{field.name}": getattr(record, field.name) for field in fields(record)}
-        return {PREFIX + name: value.contiguous() for name, value in found.items()}
+                found[f"{head}.gram"] = _packed(record.gram)
+        return {PREFIX + name: value.clone(memory_format=torch.contiguous_format) for name, value in found.items()}
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor]) -> TrainingStatistics | None:
@@ -116,7 +117,8 @@ class TrainingStatistics:
         for head in ("energies", "charges"):
             names = {field.name: f"{head}.{field.name}" for field in fields(HeadStatistics)}
             if any(name in own for name in names.values()):
-                heads[head] = HeadStatistics(**{field: _taken(own, name) for field, name in names.items()})
+                taken = {field: _taken(own, name) for field, name in names.items()}
+                heads[head] = HeadStatistics(**{**taken, "gram": _unpacked(taken["gram"])})
         statistics = cls(
             n_atoms=_taken(own, "n_atoms"),
             n_structures=_taken(own, "n_structures"),
@@ -133,6 +135,24 @@ def _taken(tensors: dict[str, Tensor], name: str) -> Tensor:
     if name not in tensors:
         raise ValueError(f"statistics {name} are missing.")
     return tensors.pop(name)
+
+
+def _packed(symmetric: Tensor) -> Tensor:
+    """(D(D + 1)/2,) lower triangle of a symmetric matrix, row by row."""
+    rows, columns = torch.tril_indices(len(symmetric), len(symmetric))
+    return symmetric[rows, columns]
+
+
+def _unpacked(triangle: Tensor) -> Tensor:
+    """(D, D) symmetric matrix from its lower triangle."""
+    size = int((2 * len(triangle)) ** 0.5)
+    if triangle.ndim != 1 or size * (size + 1) // 2 != len(triangle):
+        raise ValueError(f"statistics gram must be a triangle of D(D + 1)/2 numbers, got shape {tuple(triangle.shape)}.")
+    matrix = triangle.new_zeros((size, size))
+    rows, columns = torch.tril_indices(size, size)
+    matrix[rows, columns] = triangle
+    matrix[columns, rows] = triangle
+    return matrix
 
 
 def placed(inputs: Tensor, element: Tensor, n_elements: int, *, by_element: bool) -> Tensor:

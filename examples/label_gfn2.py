@@ -1,4 +1,4 @@
-"""Label structures with GFN2-xTB: energy, forces, dipole and charges for training, through tblite (`pip install tblite`).
+"""Label structures with GFN2-xTB: energy, forces, dipole and charges for training, through tblite (extra `tblite`).
 
     python examples/label_gfn2.py STRUCTURES OUTPUT.npz [--jitter 0.03 --copies 2 --seed 1]
 
@@ -32,8 +32,10 @@ LABELS = ("n_atoms", "Z", "R", "E_eV", "F_eV_A", "dipole_eA", "charges_e", "sour
 
 def label(numbers: np.ndarray, positions: np.ndarray) -> dict[str, np.ndarray] | None:
     """GFN2-xTB labels of one neutral closed-shell molecule in eV, eV/Å, e·Å and e; None if the SCF does not converge."""
-    from tblite.interface import Calculator
-
+    try:
+        from tblite.interface import Calculator
+    except ImportError as error:
+        raise ImportError("labeling needs tblite: pip install 'ase_xai[tblite]'.") from error
     calculator = Calculator("GFN2-xTB", numbers, positions / units.Bohr)
     calculator.set("verbosity", 0)
     try:

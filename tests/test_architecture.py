@@ -46,7 +46,8 @@ MAY_IMPORT = {
     "ase_xai.ensemble": ("numpy", "ase", "ase_xai.calculator_base", "ase_xai.calculators"),
     "ase_xai.statistics": ("torch",),
     "ase_xai.files": ("torch", "safetensors"),
-    "ase_xai.runs": ("numpy", "ase", "tqdm", "ase_xai.files"),
+    "ase_xai.signals": (),
+    "ase_xai.runs": ("numpy", "ase", "tqdm", "ase_xai.files", "ase_xai.signals"),
     "ase_xai.weights": ("numpy", "torch", "ase", "safetensors", "ase_xai.graph", "ase_xai.networks"),
     "ase_xai.weights.format": (
         "torch", "ase.data", "safetensors", "ase_xai.files", "ase_xai.networks", "ase_xai.statistics",
@@ -58,7 +59,8 @@ MAY_IMPORT = {
     ),
     "ase_xai.explainers": (
         "numpy", "torch", "ase",
-        "ase_xai.graph", "ase_xai.networks.base", "ase_xai.networks.layers", "ase_xai.statistics", "ase_xai.weights.format",
+        "ase_xai.graph", "ase_xai.networks.base", "ase_xai.networks.layers", "ase_xai.networks.response",
+        "ase_xai.statistics", "ase_xai.weights.format",
     ),
     "ase_xai.explainers.explanation": (
         "numpy", "ase", "pandas", "xarray", "ase_xai.explainers.storage", "ase_xai.explainers.views",
@@ -71,7 +73,7 @@ MAY_IMPORT = {
     ),
     "ase_xai.training": (
         "numpy", "torch", "ase", "h5py", "safetensors", "tqdm", "lightning_fabric", "tomli",
-        "ase_xai.files", "ase_xai.graph", "ase_xai.neighbors", "ase_xai.networks", "ase_xai.statistics",
+        "ase_xai.files", "ase_xai.graph", "ase_xai.neighbors", "ase_xai.networks", "ase_xai.signals", "ase_xai.statistics",
     ),
     "ase_xai.training.assessment": (
         "numpy", "torch", "ase",

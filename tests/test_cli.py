@@ -21,7 +21,7 @@ from ase.io import read, write
 from typer.testing import CliRunner
 
 import ase_xai
-from ase_xai import contract, runs
+from ase_xai import Explanation, contract, runs
 from ase_xai import weights as weight_files
 from ase_xai.cli import app, force_error
 from ase_xai.networks import SchNetNetwork
@@ -60,7 +60,7 @@ def call(weights: str) -> Call:
 
     def run(*arguments: object) -> Any:
         words = [str(argument) for argument in arguments]
-        if words[0] in ("relax", "md") and "--weights" not in words:
+        if words[0] in ("relax", "md", "explain") and "--weights" not in words:
             words += ["--weights", weights]
         return CliRunner().invoke(app, words)
 
@@ -277,3 +277,30 @@ def test_interrupted_command_ends_in_order_and_restarts(folder: Path, weights: s
     result = CliRunner().invoke(app, [*words[3:], more, "--restart"])
     assert result.exit_code == 0, result.output
     assert len(read("ethanol.md.traj", ":")) == mark.frames + 10
+
+
+def test_explain_prints_and_writes_answers(folder: Path, call: Call) -> None:
+    result = call("explain", "ethanol.xyz", "--out", "answers")
+    assert result.exit_code == 0, result.output
+    assert "AtomicEnergies: energy by atom" in result.stdout and "gauge: dependent" in result.stdout
+    energies = Explanation.load("answers/ethanol.atomic-energies.json")
+    charges = Explanation.load("answers/ethanol.latent-charges.json")
+    atoms = read("answers/ethanol.explained.extxyz")
+    assert atoms.arrays["xai_energy"] == pytest.approx(energies.values, abs=1e-6)
+    assert atoms.arrays["xai_charge"] == pytest.approx(charges.values, abs=1e-6)
+    assert f"{energies.values[0]:.4f}" in result.stdout
+    assert_refused(call("explain", "ethanol.xyz", "--out", "answers"), "exists")
+    assert call("explain", "ethanol.xyz", "--out", "answers", "--overwrite").exit_code == 0
+
+
+def test_explain_takes_questions_and_their_settings(folder: Path, call: Call) -> None:
+    result = call("explain", "ethanol.xyz", "--what", "element-embeddings", "--set", "n_components=1", "--set", "seed=3")
+    assert result.exit_code == 0, result.output
+    assert "element embedding 0 (1)" in result.stdout
+    assert "p = " in result.stdout
+    listed = call("explain", "ethanol.xyz", "--list")
+    assert "atomic-energies" in listed.stdout and "n_permutations" in listed.stdout
+    assert_refused(call("explain", "ethanol.xyz", "--what", "lime"), "there is no question 'lime'; there are")
+    assert_refused(call("explain", "ethanol.xyz", "--set", "color=1"), "none of these questions has a setting color")
+    assert_refused(call("explain", "ethanol.xyz", "--set", "color"), "--set takes NAME=VALUE")
+    assert_refused(call("explain", "ethanol.xyz", "--what", "local-rigidity"), "no training statistics")

@@ -6,9 +6,18 @@ from importlib import import_module
 from typing import Any
 
 EXPLAINERS = {
+    "ElementEmbeddings": "embeddings",
     "AtomicEnergies": "atomic_energies",
     "LatentCharges": "latent_charges",
     "LocalRigidity": "rigidity",
+    "BornCharges": "response",
+    "HarmonicInfrared": "infrared",
+    "PairForces": "pair_forces",
+    "IntegratedGradients": "integrated_gradients",
+    "AlchemicalDerivatives": "alchemy",
+    "NBodyRelevance": "relevance",
+    "ManyBodyExpansion": "many_body",
+    "ShapleyValues": "many_body",
 }
 """Every explainer by its class name, and the file it stands in. A new explainer is one more entry."""
 

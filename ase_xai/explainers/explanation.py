@@ -125,11 +125,11 @@ class Explanation:
         """
         if isinstance(to, Explanation):
             return self - to
+        if self.reference != "none":
+            raise ValueError(f"the reference {self.reference!r} is subtracted already. Start from the raw explanation.")
         if to not in self.baselines:
             known = ", ".join(self.baselines) or "none"
             raise ValueError(f"there is no reference {to!r} here; known: {known}. Weights without statistics lack some.")
-        if self.reference != "none":
-            raise ValueError(f"the reference {self.reference!r} is subtracted already. Start from the raw explanation.")
         return replace(self, values=self.values - self.baselines[to], reference=to, baselines={})
 
     def __sub__(self, other: Explanation) -> Explanation:

@@ -89,7 +89,7 @@ def html(explanation: Explanation) -> str:
     heads = "".join(f"<th>{escape(title)}</th>" for title in (explanation.level, *data))
     body = []
     for number, name in enumerate(rows[:SHOWN_ROWS]):
-        cells = "".join(f"<td>{_cell(values[number])}</td>" for values in data.values())
+        cells = "".join(f"<td>{cell(values[number])}</td>" for values in data.values())
         body.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
     more = f"<p>{len(rows) - SHOWN_ROWS} more rows</p>" if len(rows) > SHOWN_ROWS else ""
     facts = "".join(f"<li>{escape(key)}: {escape(text)}</li>" for key, text in about(explanation).items())
@@ -100,5 +100,6 @@ def html(explanation: Explanation) -> str:
     )
 
 
-def _cell(value: Any) -> str:
-    return str(bool(value)) if isinstance(value, np.bool_) else f"{value:.4g}"
+def cell(value: Any) -> str:
+    """A number or truth as tables show it."""
+    return str(bool(value)) if isinstance(value, np.bool_) else f"{value:.4f}"

@@ -129,6 +129,32 @@ class AtomisticNetwork(nn.Module, ABC):
     def settings(self) -> dict[str, object]:
         """The constructor's arguments as JSON values."""
 
+    def element_vectors(self) -> Tensor:
+        """(Z, F) learned vector of each element, in the order of `elements`; networks without embeddings refuse.
+
+        Raises:
+            NotImplementedError: this architecture has none.
+        """
+        raise NotImplementedError(
+            f"{self.architecture} networks have no element embeddings: elements enter through fixed descriptors and networks "
+            "of their own. Use SchNet weights."
+        )
+
+    def mixed(self, graph: AtomGraph, shares: Tensor) -> AtomwiseOutput:
+        """What the network says if each atom is a mixture of elements; a row of zeros and a one is that element, exactly.
+
+        Args:
+            graph: its atomic numbers are ignored.
+            shares: (N, Z) how much of each of the network's elements, in its order, every atom is; differentiable.
+
+        Raises:
+            NotImplementedError: this architecture has no path from one element to another.
+        """
+        raise NotImplementedError(
+            f"{self.architecture} networks do not mix elements, which alchemical derivatives need. Use SchNet or "
+            "Behler-Parrinello weights, or write `mixed` for this network."
+        )
+
     def linearize(self, graph: AtomGraph) -> Linearized:
         """The network with its activations frozen at `graph`, see `Linearized`; networks without one refuse.
 
@@ -149,6 +175,7 @@ class AtomisticNetwork(nn.Module, ABC):
         *,
         energy_inputs: Tensor | None = None,
         charge_inputs: Tensor | None = None,
+        shares: Tensor | None = None,
     ) -> AtomwiseOutput:
         """Scaled energies and conserved charges from bare network outputs.
 
@@ -158,11 +185,13 @@ class AtomisticNetwork(nn.Module, ABC):
             charge_readout: (N, 1) unconstrained charges, or None for a network without charges.
             features: (N, F).
             energy_inputs, charge_inputs: see `AtomwiseOutput`; without them there is no prediction rigidity.
+            shares: (N, Z) of a mixture, see `mixed`; its reference energies are mixed alike.
         """
+        own = self.energy.reference(self.element_numbers if shares is not None else graph.numbers)
         unconstrained = None if charge_readout is None else charge_readout[:, 0].double()
         return AtomwiseOutput(
             energies=self.energy(energy_readout[:, 0]),
-            references=self.energy.reference(graph.numbers),
+            references=own if shares is None else shares.double() @ own,
             charges=None if unconstrained is None else conserve_charge(unconstrained, graph),
             features=features,
             unconstrained=unconstrained,
@@ -173,6 +202,11 @@ class AtomisticNetwork(nn.Module, ABC):
     def element_index(self, numbers: Tensor) -> Tensor:
         """(N,) position of each atomic number in `elements`; the caller has checked that all are known."""
         return self._element_index[numbers]
+
+    @property
+    def element_numbers(self) -> Tensor:
+        """(Z,) `elements` as a tensor on the network's device."""
+        return torch.tensor(self.elements, device=self.device)
 
     @property
     def dtype(self) -> torch.dtype:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ase_xai.graph import AtomGraph
-from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput
+from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput, Linearized
 from ase_xai.networks.layers import ShiftedSoftplus, dense, dense_stack
+from ase_xai.networks.linearized import LinearizedBehlerParrinello
 from ase_xai.networks.wacsf import SymmetryFunctions
 
 STD_FLOOR = 0.01
@@ -92,6 +93,22 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
         charge_inputs = inputs if self.has_charges else None
         return self.atomwise(graph, energies[back], charges, inputs, energy_inputs=inputs, charge_inputs=charge_inputs)
 
+    def mixed(self, graph: AtomGraph, shares: Tensor) -> AtomwiseOutput:
+        """Interpolates what atoms weigh as neighbors, and the networks of the elements as centers."""
+        shares_of = shares.to(self.dtype)
+        occupation = shares_of @ self.element_numbers.to(self.dtype)[:, None] if self.descriptor.weighted else shares_of
+        values = self.descriptor(graph, self.dtype, occupation=occupation)
+        standardized = (values - self.descriptor_mean) / self.descriptor_std
+        hidden = torch.stack([network(standardized) for network in self.hidden_networks])  # (Z, N, H)
+
+        def blend(readouts: nn.ModuleList) -> Tensor:
+            each = torch.cat([read(h) for read, h in zip(readouts, hidden, strict=True)], dim=1)  # (N, Z)
+            return (shares_of * each).sum(dim=1, keepdim=True)
+
+        features = torch.einsum("nz,znh->nh", shares_of, hidden)
+        charges = blend(self.charge_readouts) if self.has_charges else None
+        return self.atomwise(graph, blend(self.energy_readouts), charges, features, shares=shares)
+
     def standardize_on(self, graphs: Sequence[AtomGraph]) -> None:
         """Set mean and standard deviation of each symmetry function from the atoms of `graphs` (training structures)."""
         with torch.no_grad():
@@ -99,6 +116,9 @@ class BehlerParrinelloNetwork(AtomisticNetwork):
         spread = values.std(dim=0)
         self.descriptor_mean.copy_(values.mean(dim=0))
         self.descriptor_std.copy_(torch.clamp(spread, min=STD_FLOOR))
+
+    def linearize(self, graph: AtomGraph) -> Linearized:
+        return LinearizedBehlerParrinello(self, graph)
 
     def settings(self) -> dict[str, object]:
         return {

@@ -9,14 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ase_xai.graph import AtomGraph
-from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput
+from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput, Linearized
 from ase_xai.networks.layers import CosineCutoff, GaussianBasis, dense, dense_stack
+from ase_xai.networks.linearized import LinearizedSchNet
+from ase_xai.networks.messages import HearsByDistance
 
 Gather = Callable[[nn.Module, Tensor], Tensor]
 """(filter network, values (N, F)) -> Σ_j W(r_ij) ∘ values_j: (N, F)."""
 
 
-class SchNetNetwork(AtomisticNetwork):
+class SchNetNetwork(AtomisticNetwork, HearsByDistance):
     """SchNet with a cosine cutoff, atomic energies and latent charges.
 
         x_i⁰     = a[Z_i]
@@ -61,19 +63,55 @@ class SchNetNetwork(AtomisticNetwork):
             self.charge_readout[-1].bias.requires_grad_(False)
 
     def forward(self, graph: AtomGraph) -> AtomwiseOutput:
-        distances = torch.linalg.vector_norm(graph.unique_vectors, dim=1).to(self.dtype)  # (P,)
-        tabulated = self.compiled and graph.mirrored
-        gather = self._tabulated(graph, distances) if tabulated else self._exact(graph, distances)
-        features = self.embedding(self.element_index(graph.numbers))  # (N, F)
+        return self._from_embedding(graph, self.embedding(self.element_index(graph.numbers)))
+
+    def mixed(self, graph: AtomGraph, shares: Tensor) -> AtomwiseOutput:
+        return self._from_embedding(graph, shares.to(self.dtype) @ self.embedding.weight, shares)
+
+    def _from_embedding(self, graph: AtomGraph, features: Tensor, shares: Tensor | None = None) -> AtomwiseOutput:
+        """What follows from x_i⁰ (N, F)."""
+        gather = self._gather(graph)
         for interaction in self.interactions:
             features = features + interaction(features, gather)
+        return self._read(graph, features, shares)
+
+    def _read(self, graph: AtomGraph, features: Tensor, shares: Tensor | None = None) -> AtomwiseOutput:
+        """What the readouts make of x_i^T (N, F)."""
         energy_inputs = self.energy_readout[:-1](features)  # (N, F/2)
         energies = self.energy_readout[-1](energy_inputs)
         charges = charge_inputs = None
         if self.charge_readout is not None:
             charge_inputs = self.charge_readout[:-1](features)
             charges = self.charge_readout[-1](charge_inputs)
-        return self.atomwise(graph, energies, charges, features, energy_inputs=energy_inputs, charge_inputs=charge_inputs)
+        return self.atomwise(
+            graph, energies, charges, features, energy_inputs=energy_inputs, charge_inputs=charge_inputs, shares=shares
+        )
+
+    def sent(self, graph: AtomGraph) -> list[Tensor]:
+        values: list[Tensor] = []
+        gather, features = self._gather(graph), self.embedding(self.element_index(graph.numbers))
+        for interaction in self.interactions:
+            values.append(interaction.sender(features))
+            features = features + interaction(features, gather)
+        return values
+
+    def filters(self, distances: Tensor) -> list[Tensor]:
+        basis = self.radial_basis(distances)
+        return [interaction.filter_network(basis) for interaction in self.interactions]
+
+    def envelope(self, distances: Tensor) -> Tensor:
+        return self.cutoff_function(distances)
+
+    def listen(self, graph: AtomGraph, heard: Callable[[int], Tensor]) -> AtomwiseOutput:
+        features = self.embedding(self.element_index(graph.numbers))
+        for layer, interaction in enumerate(self.interactions):
+            features = features + interaction.update(heard(layer))
+        return self._read(graph, features)
+
+    def _gather(self, graph: AtomGraph) -> Gather:
+        distances = torch.linalg.vector_norm(graph.unique_vectors, dim=1).to(self.dtype)  # (P,)
+        tabulated = self.compiled and graph.mirrored
+        return self._tabulated(graph, distances) if tabulated else self._exact(graph, distances)
 
     def _exact(self, graph: AtomGraph, distances: Tensor) -> Gather:
         basis, envelope = self.radial_basis(distances), self.cutoff_function(distances)[:, None]  # (P, K), (P, 1)
@@ -87,6 +125,12 @@ class SchNetNetwork(AtomisticNetwork):
         n = graph.n_unique
         pairs = PlacedPairs.on(grid, distances, graph.centers[:n], graph.neighbors[:n])
         return lambda filter_network, values: convolve(values, filter_network(basis) * envelope, distances, pairs)
+
+    def element_vectors(self) -> Tensor:
+        return self.embedding.weight
+
+    def linearize(self, graph: AtomGraph) -> Linearized:
+        return LinearizedSchNet(self, graph)
 
     def settings(self) -> dict[str, object]:
         return {

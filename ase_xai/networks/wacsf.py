@@ -80,20 +80,24 @@ class SymmetryFunctions(nn.Module):
     def n_functions(self) -> int:
         return self.n_channels * self.n_radial + len(self.channel_pairs) * 2 * self.n_angular * len(self.zetas)
 
-    def forward(self, graph: AtomGraph, dtype: torch.dtype, *, compiled: bool = False) -> Tensor:
+    def forward(
+        self, graph: AtomGraph, dtype: torch.dtype, *, compiled: bool = False, occupation: Tensor | None = None
+    ) -> Tensor:
         """The functions of all atoms, computed in `dtype` from pair vectors of any precision.
 
         Args:
             graph: any graph; the compiled kernels serve mirrored ones.
             dtype: of the result.
             compiled: use the compiled CPU kernels, which have no second derivative with respect to positions.
+            occupation: (N, channels) weight of each atom as a neighbor in each channel, for atoms that are a mixture of
+                elements; None takes the weights of their own elements.
         """
-        if compiled and graph.mirrored:
+        if compiled and graph.mirrored and occupation is None:
             from ase_xai.networks.compiled.density import compiled_invariants
 
             radial, invariants = compiled_invariants(self, graph, dtype)
         else:
-            radial, invariants = self._invariants(graph, dtype)
+            radial, invariants = self._invariants(graph, dtype, occupation)
         return torch.cat([radial.flatten(1), self._angular(invariants)], dim=1)
 
     def weights(self, graph: AtomGraph, dtype: torch.dtype) -> Tensor:
@@ -118,7 +122,7 @@ class SymmetryFunctions(nn.Module):
     def _shell_widths(self, like: Tensor) -> Tensor:
         return torch.linspace(*self.widths, self.n_angular, dtype=like.dtype, device=like.device)
 
-    def _invariants(self, graph: AtomGraph, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def _invariants(self, graph: AtomGraph, dtype: torch.dtype, occupation: Tensor | None) -> tuple[Tensor, Tensor]:
         """Radial sums (N, channels, n_radial) and Σ_{j<k} a_j a_k cos^p: (N, channel pairs, n_angular, p)."""
         vectors = graph.unique_vectors
         distances = torch.linalg.vector_norm(vectors, dim=1)  # (P,)
@@ -129,21 +133,25 @@ class SymmetryFunctions(nn.Module):
         parity = torch.tensor([(-1.0) ** sum(e) for e in self.exponents], dtype=dtype, device=terms.device)
         parity = parity.repeat(self.n_angular)
         inside = self.channel_of[graph.numbers][:, None] == torch.arange(self.n_channels, device=terms.device)
-        values = inside * self.weights(graph, dtype)[:, None]  # (N, channels)
-        sums, moments, diagonal = [], [], []
-        for channel in values.split(1, dim=1):
-            sums.append(graph.gather_neighbors(radial, channel))
-            moments.append(graph.gather_neighbors(terms, channel, parity).reshape(len(values), self.n_angular, -1))
-            diagonal.append(graph.gather_neighbors(shells**2, channel**2))
-        products = [self._product(moments[a], moments[b], diagonal[a] if a == b else None) for a, b in self.channel_pairs]
+        values = inside * self.weights(graph, dtype)[:, None] if occupation is None else occupation  # (N, channels)
+        channels = values.split(1, dim=1)
+        sums = [graph.gather_neighbors(radial, channel) for channel in channels]
+        moments = [graph.gather_neighbors(terms, c, parity).reshape(len(values), self.n_angular, -1) for c in channels]
+        products = []
+        for a, b in self.channel_pairs:
+            itself = None  # an atom is no neighbor pair with itself; only a mixture is in two channels
+            if a == b or occupation is not None:
+                itself = graph.gather_neighbors(shells**2, channels[a] * channels[b])
+            product = self._product(moments[a], moments[b], itself)
+            products.append(0.5 * product if a == b else product)
         return torch.stack(sums, dim=1), torch.stack(products, dim=1)
 
-    def _product(self, one: Tensor, other: Tensor, diagonal: Tensor | None) -> Tensor:
-        """Σ a_j a_k cos^p between two channels, or over the pairs of one: (N, n_angular, p)."""
+    def _product(self, one: Tensor, other: Tensor, itself: Tensor | None) -> Tensor:
+        """Σ_{j≠k} a_j b_k cos^p between two channels: (N, n_angular, p); `itself` is Σ_j a_j b_j."""
         weights = torch.tensor([multiplicity(e) for e in self.exponents], dtype=one.dtype, device=one.device)
         by_monomial = (one * other * weights).split([(p + 1) * (p + 2) // 2 for p in range(max(self.zetas) + 1)], dim=2)
         products = torch.stack([block.sum(dim=2) for block in by_monomial], dim=2)
-        return products if diagonal is None else 0.5 * (products - diagonal[:, :, None])
+        return products if itself is None else products - itself[:, :, None]
 
     def _angular(self, invariants: Tensor) -> Tensor:
         """One block of n_angular per channel pair, ζ and λ, in this order, λ = +1 before λ = -1."""

@@ -8,9 +8,7 @@ import io
 import json
 import os
 import shutil
-import signal
 import sys
-import threading
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -23,6 +21,7 @@ from ase.io import write
 from ase.io.trajectory import TrajectoryWriter
 
 from ase_xai.files import write_atomically
+from ase_xai.signals import SignalReceiver
 
 SUFFIXES = (".traj", ".extxyz")
 STATE_FORMAT = 1
@@ -207,23 +206,11 @@ def _seal(about: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(about, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
-class Signals:
+class Signals(SignalReceiver):
     """Turns Ctrl-C and SIGTERM into `RunInterrupted`, at once, but never inside `held()`, where books are kept."""
 
     def __init__(self) -> None:
         self._received = self._held = False
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():  # elsewhere Python delivers no signals
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) not in (signal.SIG_IGN, None):
-                    self._previous[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:

@@ -2,7 +2,8 @@
 
 [data]       files, columns, units, group, kind, kind_names, references, require, skip_bad, store
 [split]      validation, test, training, seed
-[network]    architecture, and the arguments of its constructor; elements are those of the data unless given
+[network]    architecture, and the arguments of its constructor; elements are those of the data unless given.
+             start: weights to start from, a name or a path; what they say of the network need not be said again
 [training]   the fields of `TrainingSettings`
 [training.loss]  the fields of `LossWeights`; a target that is not named has no weight
 [model]      license, level_of_theory, notes, closed_shell: what the model card shall say
@@ -87,10 +88,18 @@ class SplitConfig:
 
 @dataclass(frozen=True)
 class NetworkConfig:
-    """An entry of `ase_xai.networks.NETWORKS` and arguments of its constructor."""
+    """An entry of `ase_xai.networks.NETWORKS` and arguments of its constructor.
+
+    Args:
+        architecture: name of the entry.
+        arguments: those that are stated.
+        start: name or path of weights that training starts from, instead of random ones. Settings, energy scale, shift and
+            references and the standardization of descriptors are theirs, so that the first step sees the same function.
+    """
 
     architecture: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    start: str | None = None
 
 
 @dataclass(frozen=True)
@@ -131,15 +140,15 @@ def load_config(path: str | Path, *, steps: int | None = None, data: Path | None
         if steps is not None:
             training = {k: v for k, v in table.get("training", {}).items() if k not in ("steps", "epochs")}
             table = {**table, "training": {**training, "steps": steps}}
-        return config_of(table, path.parent if data is None else data)
+        return config_of(table, path.parent if data is None else data, path.parent)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read {path}: {error}.") from error
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
 
-def config_of(table: Mapping[str, Any], folder: Path) -> Config:
-    """The configuration in a table as TOML gives it; paths in it are relative to `folder`."""
+def config_of(table: Mapping[str, Any], folder: Path, beside: Path) -> Config:
+    """The configuration in a table as TOML gives it; paths of data are relative to `folder`, of weights to `beside`."""
     table = dict(table)
     known = [f.name for f in fields(Config)]
     for name in table:
@@ -152,7 +161,7 @@ def config_of(table: Mapping[str, Any], folder: Path) -> Config:
         data["files"] = [data["files"]]
     return Config(
         data=_record(DataConfig, data, "data", folder),
-        network=_network(table["network"]),
+        network=_network(table["network"], beside),
         training=_record(TrainingSettings, table["training"], "training", folder),
         split=_record(SplitConfig, table.get("split", {}), "split", folder),
         model=_record(ModelConfig, table.get("model", {}), "model", folder),
@@ -167,19 +176,23 @@ def _parsed(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _network(table: Mapping[str, Any]) -> NetworkConfig:
+def _network(table: Mapping[str, Any], beside: Path) -> NetworkConfig:
     arguments = dict(table)
-    architecture = arguments.pop("architecture", None)
+    architecture, start = arguments.pop("architecture", None), arguments.pop("start", None)
     if not isinstance(architecture, str):
         raise ValueError(f"network.architecture is missing. Known are {', '.join(sorted(NETWORKS))}.")
     _refuse_unknown(architecture, NETWORKS, "architecture", "network")
     constructor = NETWORKS[architecture].__init__
-    known = [name for name in inspect.signature(constructor).parameters if name != "self"]
+    known = ["start", *(name for name in inspect.signature(constructor).parameters if name != "self")]
     hints = get_type_hints(constructor)
     for name, value in arguments.items():
         _refuse_unknown(name, known, "key", "network")
         arguments[name] = _converted(hints[name], value, f"network.{name}", Path())
-    return NetworkConfig(architecture, arguments)
+    if start is not None:
+        start = _converted(str, start, "network.start", Path())
+        is_path = "/" in start or start.endswith(".safetensors")  # else it is a name
+        start = str(beside / start) if is_path else start
+    return NetworkConfig(architecture, arguments, start)
 
 
 def _record(kind: type[Record], table: Any, where: str, folder: Path) -> Record:

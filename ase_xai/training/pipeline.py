@@ -34,9 +34,11 @@ from ase_xai.training.readers import chunks, read
 from ase_xai.training.references import composition_rank, free_atoms, least_squares
 from ase_xai.training.settings import LossWeights
 from ase_xai.training.splits import Split, split_by_group
+from ase_xai.training.start import continued
 from ase_xai.training.store import open_store, write_store
+from ase_xai.training.summary import summarize
 from ase_xai.training.trainer import Trainer
-from ase_xai.weights.format import ModelCard, save_weights
+from ase_xai.weights import LoadedWeights, ModelCard, resolve, save_weights
 
 WEIGHTS = "weights.safetensors"
 SAMPLE = 2000  # training structures that descriptors are standardized on
@@ -51,6 +53,7 @@ class Prepared:
     split: Split
     network: AtomisticNetwork
     about_references: str
+    start: LoadedWeights | None = None
 
 
 def train(
@@ -90,7 +93,8 @@ def train(
     tell: Report = report if engine.rank == 0 else lambda line: None
     prepared = prepare(config, tell)
     folder.mkdir(parents=True, exist_ok=True)
-    trainer = Trainer(prepared.network, prepared.loader, prepared.split, config.training, folder, engine)
+    start = None if prepared.start is None else prepared.start.sha256
+    trainer = Trainer(prepared.network, prepared.loader, prepared.split, config.training, folder, engine, start)
     weights = folder / WEIGHTS
     if trainer.finished and weights.exists():
         tell(f"finished before: {trainer.progress.step} steps, {weights}. Ask for more steps to go on.")
@@ -119,20 +123,22 @@ def engine_for(device: str) -> Engine:
 
 
 def prepare(config: Config, report: Report = print) -> Prepared:
-    """Data read, checked and split; a network with initial weights of the seed, references and standardization."""
+    """Data read, checked and split; a network with its first weights, references and standardization."""
     structures = load_structures(config.data, report)
     split = split_of(structures, config.split)
     _report_labels(structures, split, config.training.loss, report)
     _report_leakage(structures, split, report)
-    network = build_network(config, structures)
+    start = None if config.network.start is None else resolve(config.network.start)
+    network = build_network(config, structures) if start is None else continued(config, start.network, structures.elements)
     loader = GraphLoader(structures, network.cutoff, keep_pairs=config.data.store is None)
-    about = _set_references(network, config, structures, split)
+    kept = start and f"Kept from {start.source}: {start.card.reference_kind}"
+    about = kept or _set_references(network, config, structures, split)
     report(about)
-    if isinstance(network, BehlerParrinelloNetwork):
+    if start is None and isinstance(network, BehlerParrinelloNetwork):
         rng = np.random.default_rng(config.training.seed)
         sample = rng.permutation(split.training)[:SAMPLE]
         network.standardize_on([loader.batch(part)[0] for part in np.array_split(sample, -(-len(sample) // 50))])
-    return Prepared(loader, split, network, about)
+    return Prepared(loader, split, network, about, start)
 
 
 def load_structures(data: DataConfig, report: Report = print) -> StructureSet:
@@ -237,7 +243,8 @@ def finish(config: Config, prepared: Prepared, trainer: Trainer, report: Report)
         learning_curve({name: columns[name] for name in shown if name in columns}).savefig(buffer, format="png")
         write_atomically(folder / "learning_curve.png", buffer.getvalue())
     write_figures(assessment, folder, f"{network.architecture}, {measured} structures")
-    digest = save_weights(folder / WEIGHTS, network, card)
+    statistics = summarize(network, prepared.loader, split, config.training.loss)
+    digest = save_weights(folder / WEIGHTS, network, card, statistics)
     report(f"wrote {folder / WEIGHTS}, SHA-256 {digest}")
 
 
@@ -259,6 +266,7 @@ def training_record(config: Config, prepared: Prepared, trainer: Trainer) -> dic
         "structures": split.sizes,
         "split": asdict(config.split),
         "settings": asdict(config.training),
+        "start": prepared.start and {"weights": prepared.start.source, "sha256": prepared.start.sha256},
         "steps": progress.step,
         "epochs": round(progress.step / trainer.steps_per_epoch, 2),
         "seconds": round(progress.seconds, 1),

@@ -46,6 +46,7 @@ class Trainer:
         settings: see `TrainingSettings`.
         folder: made if missing.
         engine: one process on the CPU, unless told otherwise.
+        start: SHA-256 of the weights that the network holds at first; None if they follow from the seed.
 
     Raises:
         ValueError: labels or charges the loss needs are missing, elements are unknown to the network, or the checkpoint in
@@ -61,8 +62,9 @@ class Trainer:
         settings: TrainingSettings,
         folder: str | Path,
         engine: Engine | None = None,
+        start: str | None = None,
     ) -> None:
-        self.network, self.loader, self.split, self.settings = network, loader, split, settings
+        self.network, self.loader, self.split, self.settings, self.start = network, loader, split, settings, start
         self.engine = SingleProcess() if engine is None else engine
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -273,6 +275,7 @@ class Trainer:
             "scale": energy.scale,
             "shift": energy.shift,
             "references": energy.references,
+            "start": self.start,
             "structures": self.split.digest,
             "training": _digest(self.split.training),
             "validation": _digest(self.split.validation),
