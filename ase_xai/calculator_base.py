@@ -102,8 +102,6 @@ class AtomisticCalculator(Calculator):
             Calculator.calculate(self, atoms, list(properties or ()), list(system_changes))
             with torch.inference_mode(False):
                 results = self._evaluate(atoms, charge)
-                if BORN_CHARGES in (properties or ()):
-                    results[BORN_CHARGES] = self._born_charges(atoms)
             if not self._has_dipole(atoms, charge):
                 results.pop("dipole", None)
             if np.isnan(stress_volume(atoms)):
@@ -120,9 +118,6 @@ class AtomisticCalculator(Calculator):
     @abstractmethod
     def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
         """All results of `atoms` as float64 arrays, dipole about the chosen origin, stress NaN where undefined."""
-
-    def _born_charges(self, atoms: Atoms) -> NDArray[np.float64]:
-        raise PropertyNotImplementedError(NO_BORN_CHARGES)
 
     @abstractmethod
     def references(self, atoms: Atoms) -> NDArray[np.float64]:

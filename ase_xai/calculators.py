@@ -13,7 +13,8 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import InputError
+from ase.calculators.calculator import InputError, all_changes
+from ase.outputs import Properties
 from numpy.typing import NDArray
 
 from ase_xai.calculator_base import BORN_CHARGES, MIN_DISTANCE, AtomisticCalculator, dipole_origin_point
@@ -78,6 +79,7 @@ class NetworkCalculator(AtomisticCalculator):
             total_charge=total_charge,
             dipole_origin=dipole_origin,
         )
+        self._born_charges: NDArray[np.float64] | None = None
         if loaded.network.has_charges:
             self.implemented_properties.append(BORN_CHARGES)
         else:
@@ -160,9 +162,34 @@ class NetworkCalculator(AtomisticCalculator):
             results["dipole"] -= charge * dipole_origin_point(self.dipole_origin, atoms)
         return results
 
-    def _born_charges(self, atoms: Atoms) -> NDArray[np.float64]:
-        with _cpu_threads(self.threads or (1 if len(atoms) < SMALL else None)):
-            return np.array(born_charges(self.network, self.graph(atoms)).cpu().numpy())
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] | None = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Fill `results`; Born charges, if asked for, are kept beside them, as ASE's extxyz writer fails on (N, 3, 3)."""
+        with self._lock:
+            self._born_charges = None
+            super().calculate(atoms, properties, system_changes)
+            if BORN_CHARGES in (properties or ()):
+                assert self.atoms is not None
+                with _cpu_threads(self.threads or (1 if len(self.atoms) < SMALL else None)), torch.inference_mode(False):
+                    self._born_charges = born_charges(self.network, self.graph(self.atoms)).cpu().numpy()
+
+    def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
+        if name != BORN_CHARGES or name not in self.implemented_properties:
+            return super().get_property(name, atoms, allow_calculation)
+        with self._lock:
+            now = self.atoms if atoms is None else atoms
+            if self._born_charges is None or now is None or self.check_state(now):
+                if not allow_calculation:
+                    return None
+                self.calculate(atoms, [name])
+            return copy.copy(self._born_charges)
+
+    def export_properties(self) -> Properties:
+        return Properties({**self.results, **({} if self._born_charges is None else {BORN_CHARGES: self._born_charges})})
 
 
 class SchNet(NetworkCalculator):

@@ -22,7 +22,8 @@ class HeadStatistics:
         mean, spread: (Z,) mean and standard deviation of the atomic values of each element, references left out; eV or e.
         gram: (D, D) XᵀX, X the summed last-layer inputs of the training structures, see `placed`.
         ridge: (1,) ς² that makes its inverse stable.
-        scale: (1,) α² in eV² or (e·Å)²: mean over validation structures of residual² over leverage.
+        scale: (1,) α² in eV² or (e·Å)²: mean over validation structures of residual² over leverage. α² times a leverage is
+            the variance of the prediction whose inputs the leverage is of, in eV² or e² for one atom.
         leverage: (Z, 3) median, 99th percentile and maximum of f·C·fᵀ over training atoms of each element.
     """
 
@@ -35,22 +36,47 @@ class HeadStatistics:
 
     def __post_init__(self) -> None:
         n_elements, size = len(self.mean), len(self.gram)
-        expected = {"spread": (n_elements,), "gram": (size, size), "leverage": (n_elements, 3), "ridge": (1,), "scale": (1,)}
+        expected = {"mean": (n_elements,), "spread": (n_elements,), "leverage": (n_elements, 3)}
+        expected |= {"gram": (size, size), "ridge": (1,), "scale": (1,)}
         for name, shape in expected.items():
-            if tuple(getattr(self, name).shape) != shape:
-                raise ValueError(f"statistics {name} must have shape {shape}, got {tuple(getattr(self, name).shape)}.")
-        for name in ("gram", "ridge", "scale"):
-            if not bool(torch.isfinite(getattr(self, name)).all()):
-                raise ValueError(f"statistics {name} must be finite.")
+            _require_numbers(name, getattr(self, name), shape)
+        for name in ("spread", "leverage", "scale", "ridge"):
+            if bool((getattr(self, name) < 0).any()):
+                raise ValueError(f"statistics {name} must not be negative, got {float(getattr(self, name).min()):.3g}.")
+        if bool((self.leverage.diff(dim=1) < 0).any()):
+            raise ValueError("statistics leverage must rise from the median to the 99th percentile and the maximum.")
+        diagonal = self.gram.diagonal()
+        bound = torch.outer(diagonal, diagonal).clamp(min=0.0).sqrt()  # |x·y| ≤ |x|·|y|
+        if bool((diagonal < 0).any() | (self.gram.abs() > bound * (1 + 1e-9) + 1e-300).any()):
+            raise ValueError("statistics gram is not a Gram matrix: a scalar product exceeds the product of the lengths.")
 
     @cached_property
     def _factor(self) -> Tensor:
-        return torch.linalg.cholesky(self.gram + self.ridge * torch.eye(len(self.gram), dtype=self.gram.dtype))
+        matrix = self.gram + self.ridge * torch.eye(len(self.gram), dtype=self.gram.dtype)
+        factor, failed = torch.linalg.cholesky_ex(matrix)
+        if failed:
+            raise ValueError(
+                f"statistics gram with ς² = {float(self.ridge[0]):.3g} is not positive definite. Make the statistics again, "
+                "with the ς² that `stable_ridge` gives."
+            )
+        return factor
 
     def leverages(self, inputs: Tensor) -> Tensor:
         """(N,) f·C·fᵀ with C = (XᵀX + ς²)⁻¹ for inputs f (N, D) in float64; its inverse is the prediction rigidity."""
+        if inputs.shape[1] != len(self.gram):
+            raise ValueError(
+                f"the last layer has {inputs.shape[1]} inputs, the training statistics are of {len(self.gram)}. They belong "
+                "to another network; make them for this one."
+            )
         half = torch.linalg.solve_triangular(self._factor, inputs.T, upper=False)
         return (half**2).sum(dim=0)
+
+
+def _require_numbers(name: str, values: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(values.shape) != shape:
+        raise ValueError(f"statistics {name} must have shape {shape}, got {tuple(values.shape)}.")
+    if values.dtype != torch.float64 or not bool(torch.isfinite(values).all()):
+        raise ValueError(f"statistics {name} must be finite numbers in float64, got {values.dtype}.")
 
 
 def stable_ridge(gram: Tensor) -> Tensor:
@@ -84,6 +110,15 @@ class TrainingStatistics:
     energies: HeadStatistics | None
     charges: HeadStatistics | None
     feature_range: Tensor | None
+
+    def __post_init__(self) -> None:
+        _require_numbers("n_atoms", self.n_atoms, (len(self.n_atoms),))
+        _require_numbers("n_structures", self.n_structures, (1,))
+        if self.feature_range is not None:
+            shape = (len(self.n_atoms), 2, self.feature_range.shape[-1])
+            _require_numbers("feature_range", self.feature_range, shape)
+            if bool((self.feature_range[:, 0] > self.feature_range[:, 1]).any()):
+                raise ValueError("statistics feature_range must hold the smallest values before the largest.")
 
     def require_fit(self, n_elements: int) -> None:
         """Raise ValueError unless the statistics are of a network with `n_elements` elements."""

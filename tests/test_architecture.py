@@ -59,12 +59,15 @@ MAY_IMPORT = {
     ),
     "ase_xai.explainers": (
         "numpy", "torch", "ase",
-        "ase_xai.graph", "ase_xai.networks.base", "ase_xai.networks.layers", "ase_xai.networks.response",
+        "ase_xai.graph", "ase_xai.networks.base", "ase_xai.networks.layers", "ase_xai.networks.probing",
+        "ase_xai.networks.response",
         "ase_xai.statistics", "ase_xai.weights.format",
     ),
     "ase_xai.explainers.explanation": (
-        "numpy", "ase", "pandas", "xarray", "ase_xai.explainers.storage", "ase_xai.explainers.views",
+        "numpy", "ase", "pandas", "xarray",
+        "ase_xai.explainers.card", "ase_xai.explainers.storage", "ase_xai.explainers.views",
     ),
+    "ase_xai.explainers.card": ("numpy", "ase_xai.explainers.explanation"),
     "ase_xai.explainers.storage": ("numpy", "h5py", "ase_xai.files", "ase_xai.explainers.explanation"),
     "ase_xai.explainers.views": ("numpy", "ase.data", "pandas", "xarray", "ase_xai.explainers.explanation"),
     "ase_xai.trajectory": ("numpy", "ase", "h5py", "pandas", "xarray", "ase_xai.explainers.base", "ase_xai.calculators"),

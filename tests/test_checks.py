@@ -142,6 +142,51 @@ def test_missing_labels_are_counted() -> None:
     ]
 
 
+def with_dipoles() -> StructureSet:
+    """Molecules with dipoles; 3 and 9 are charged, 5 and 9 periodic, and the dipole of 5 is missing."""
+    data, rng = clean("molecules"), np.random.default_rng(0)
+    n = len(data)
+    dipole = rng.normal(size=(n, 3)).astype(np.float32)
+    charge, pbc = np.zeros(n), np.zeros((n, 3), bool)
+    charge[[3, 9]], pbc[5], pbc[9, 2], dipole[5] = (1.0, -1.0), True, True, np.nan
+    magnitude = np.linalg.norm(np.nan_to_num(dipole), axis=1)
+    cell = np.tile(20.0 * np.eye(3), (n, 1, 1))
+    return replace(data, dipole=dipole, dipole_magnitude=magnitude, total_charge=charge, cell=cell, pbc=pbc)
+
+
+def test_dipoles_of_ions_and_crystals_are_no_labels() -> None:
+    """Those that another origin, or other images of the atoms, would change."""
+    data = with_dipoles()
+    with pytest.warns(UserWarning) as caught:
+        sound = require_sound(data)
+    assert [str(warning.message) for warning in caught] == [
+        "dipole is missing for 1 of 140 structures, first for 5.",
+        "dipole is not used for 2 of 140 structures, first for 3. It depends on the origin in charged systems (2) and on the "
+        "choice of images in periodic ones (1).",
+        "dipole_magnitude is not used for 3 of 140 structures, first for 3. It depends on the origin in charged systems (2) "
+        "and on the choice of images in periodic ones (2).",
+    ]
+    rng = np.random.default_rng(1)
+    for s in range(len(data)):
+        rows = slice(*data.offsets[s : s + 2])
+        n = int(data.n_atoms[s])
+        charges = rng.normal(size=n)
+        charges += (data.total_charge[s] - charges.sum()) / n
+        images = data.positions[rows] + (rng.integers(-1, 2, (n, 3)) * data.pbc[s]) @ data.cell[s]
+        moments = [charges @ r for r in (data.positions[rows], images, data.positions[rows] + 1.0)]
+        unique = np.allclose(moments, moments[0])
+        assert np.array_equal(sound.dipole[s], data.dipole[s] if unique else np.full(3, np.nan), equal_nan=True), s
+        assert np.isnan(sound.dipole_magnitude[s]) == (not unique)
+    assert sound.energy is data.energy and not np.isnan(data.dipole[3]).any()
+
+
+def test_a_set_of_crystals_has_no_dipoles() -> None:
+    data = clean("copper")
+    with pytest.warns(UserWarning, match="dipole is not used for 60 of 60 structures, first for 0"):
+        sound = require_sound(replace(data, dipole=np.ones((len(data), 3), np.float32)))
+    assert sound.targets == ["energy", "forces"]
+
+
 def test_turned_frames_are_compared() -> None:
     """Frames of an open system are laid over each other; their forces turn with them."""
     data, rng = clean("copper"), np.random.default_rng(0)

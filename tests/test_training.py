@@ -31,6 +31,7 @@ from ase_xai.training import (
     split_by_group,
 )
 from ase_xai.training.charge_sign import fix_charge_sign
+from ase_xai.training.checks import require_sound
 from ase_xai.training.evaluation import errors, predicted
 from ase_xai.training.loss import MAGNITUDE_FLOOR, loss, loss_terms
 
@@ -464,6 +465,25 @@ def test_what_cannot_be_trained_is_refused(structures: StructureSet, split: Spli
     network.has_charges = False  # type: ignore[misc]
     with pytest.raises(ValueError, match="no charges, so it cannot learn dipole"):
         Trainer(network, loader, split, settings(3), tmp_path)
+
+
+def test_dipoles_that_are_not_defined_are_refused(structures: StructureSet, split: Split, tmp_path: Path) -> None:
+    """Unless no loss weighs them, or the ions are not trained on, or the checks have taken their labels away."""
+    network = fresh(structures)
+    charged = replace(structures, total_charge=np.zeros(len(structures)))
+    charged.total_charge[split.validation[:2]] = 1.0
+
+    def trainer(data: StructureSet, **changes: object) -> Trainer:
+        return Trainer(network, GraphLoader(data, network.cutoff), split, settings(3, **changes), tmp_path)
+
+    with pytest.raises(ValueError, match=r"the loss weighs dipole, but 2 structures with such a label are charged or periodic"):
+        trainer(charged)
+    trainer(charged, loss=energies_only())
+    elsewhere = replace(split, validation=split.validation[2:])
+    Trainer(network, GraphLoader(charged, network.cutoff), elsewhere, settings(3), tmp_path)
+    with pytest.warns(UserWarning, match="dipole is not used for 2 of 48 structures"):
+        sound = require_sound(charged)
+    trainer(sound)
 
 
 def test_frozen_parameters_stay(structures: StructureSet, split: Split, tmp_path: Path) -> None:

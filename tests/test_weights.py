@@ -265,8 +265,10 @@ LEVELS = {"organic": "GFN2-xTB", "qm9": "B3LYP", "water": "RPBE-D3", "elements":
 def test_shipped_weights_are_small_and_described() -> None:
     for record in shipped():
         card, family = record.card, record.name.split("-")[0]
-        assert record.n_bytes < 5_000_000 and card.license != "unknown" and card.training["files"]
+        assert record.n_bytes < 10_000_000 and card.license != "unknown" and card.training["files"]
         assert replace(card) == card and card.level_of_theory.startswith(LEVELS[family])
-        assert card.errors["test"]["all"]["energy_mae_eV_per_atom"] < 0.02
+        largest = 0.1 if family == "elements" else 0.02  # heats of formation of 56 elements, 0.47 by composition alone
+        assert card.errors["test"]["all"]["energy_mae_eV_per_atom"] < largest
+        assert resolve(record.name).statistics is not None
         if family == "organic":
             assert set(card.errors["test"]) >= {"all", "cold", "thermal", "torsion", "dimer", "relaxation"}

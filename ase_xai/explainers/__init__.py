@@ -5,11 +5,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-EXPLAINERS = {
+EXPLAINERS: dict[str, str | type] = {
     "ElementEmbeddings": "embeddings",
     "AtomicEnergies": "atomic_energies",
     "LatentCharges": "latent_charges",
+    "LocalChemicalPotential": "chemical_potential",
+    "InsertionEnergy": "insertion",
     "LocalRigidity": "rigidity",
+    "PredictionUncertainty": "rigidity",
+    "ExtrapolationFlags": "extrapolation",
     "BornCharges": "response",
     "HarmonicInfrared": "infrared",
     "PairForces": "pair_forces",
@@ -19,9 +23,10 @@ EXPLAINERS = {
     "ManyBodyExpansion": "many_body",
     "ShapleyValues": "many_body",
 }
-"""Every explainer by its class name, and the file it stands in. A new explainer is one more entry."""
+"""Every explainer by its class name: the file it stands in, or the class itself for one of your own."""
 
 _HOME = {**EXPLAINERS, "Explainable": "base", "Explainer": "base", "Explanation": "explanation", "explain": "base"}
+_HOME |= {"ReportCard": "card", "report_card": "faithfulness"}
 
 __all__ = ["EXPLAINERS", *sorted(_HOME)]
 
@@ -40,4 +45,5 @@ def explainer_by_name(name: str) -> Any:
     """
     if name not in EXPLAINERS:
         raise ValueError(f"there is no explainer {name!r}; there are {', '.join(EXPLAINERS)}.")
-    return __getattr__(name)
+    home = EXPLAINERS[name]
+    return __getattr__(name) if isinstance(home, str) else home

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
+    from ase_xai.explainers.card import ReportCard
+
 LEVELS = ("atom", "pair", "tuple", "grid", "surface", "points", "element", "feature", "group")
 GAUGES = ("invariant", "dependent", "parametrization")
 ARRAYS = ("values", "numbers", "positions", "cell", "pbc", "index", "points", "faces", "mask", "uncertainty")
@@ -163,6 +165,16 @@ class Explanation:
             raise ValueError(
                 f"the atoms moved by up to {moved:.3g} Å, or their cell changed, since the explanation. Redo it."
             )
+
+    def check(self, dtype: str = "float32") -> ReportCard:
+        """What this record alone can tell of its soundness; the card says what it cannot.
+
+        Args:
+            dtype: of the network, which decides how large a residual may be.
+        """
+        from ase_xai.explainers.card import check_record
+
+        return check_record(self, dtype)
 
     def attach(self, atoms: Atoms, name: str | None = None) -> None:
         """Copy atomic values to `atoms.arrays["xai_<name>"]`, by default xai_<target>, and uncertainties beside them."""

@@ -71,8 +71,8 @@ class ShapleyValues:
         φ_i = Σ_{S∌i} |S|!(N-|S|-1)!/N! · [v(S ∪ i) - v(S)] = Σ_{S∋i} d(S)/|S|,      Σ_i φ_i = v(all atoms)
 
     v as in `ManyBodyExpansion`, so that the values come from energies alone, up to one constant for each element. Exact with
-    2^N energies for few atoms; else the mean over random orders in which atoms arrive one by one, unbiased, with its standard
-    error as uncertainty. The sum is exact either way.
+    2^N energies for few atoms; else the mean over random orders in which atoms arrive one by one, unbiased, with its
+    standard error as uncertainty. The sum is exact either way.
 
     Args:
         max_exact: up to this number of atoms all 2^N parts are evaluated.

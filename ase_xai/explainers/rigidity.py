@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,12 +12,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ase_xai.explainers.base import Explainable, answer
-from ase_xai.explainers.explanation import Explanation
+from ase_xai.explainers.explanation import Explanation, checked_groups
 from ase_xai.graph import AtomGraph
 from ase_xai.networks.base import AtomwiseOutput
 from ase_xai.statistics import HeadStatistics, centered, placed
 
-TARGETS = ("energy", "charge")
+TARGETS = {"energy": "eV", "charge": "e"}
+FIRMEST = 1e6  # the largest relative rigidity that is told apart
+LIMITS = "Linear and Gaussian in the last layer: it does not see that the split among atoms could be another one."
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ class LocalRigidity:
     f_i are the inputs of the last layer and C = (XᵀX + ς²)⁻¹ over the training structures: to move the value of atom i by
     ε, the training loss ½|Xw - y|² + ½ς²|w|² of the last layer must rise by ½·LPR_i·ε². For charges f_i - f̄ takes the place
     of f_i, since conservation takes the mean out. The values are relative to the median over the training atoms of the
-    same element: 1 is as firm as usual there, 0.01 a hundred times looser.
+    same element: 1 is as firm as usual there, 0.01 a hundred times looser, and 10⁶, the largest value given, stands for what
+    symmetry or the total charge fixes alone. Elements without training atoms get 0.
 
     It is a linear, Gaussian estimate in the last layer. It does not see that the split of the energy could be another one.
 
@@ -41,28 +45,74 @@ class LocalRigidity:
 
     target: str = "energy"
 
+    def __post_init__(self) -> None:
+        _refuse_unknown(self.target)
+
     def __call__(self, calculator: Explainable, atoms: Atoms) -> Explanation:
-        if self.target not in TARGETS:
-            raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {self.target!r}.")
         graph = calculator.checked_graph(atoms)
-        with torch.no_grad():
-            output = calculator.network(graph)
-        statistics = head_statistics(calculator, self.target)
-        leverage = _leverages(calculator, graph, output, self.target)
-        assert leverage is not None
-        usual = statistics.leverage[calculator.network.element_index(graph.numbers).cpu()]
+        statistics, rows = _required(calculator, graph, self.target)
+        leverage = statistics.leverages(rows)
+        usual = usual_leverage(calculator, graph, self.target)
         return answer(
             calculator,
             atoms,
             self,
             target=f"rigidity of {self.target}",
             level="atom",
-            values=(usual[:, 0] / leverage).numpy(),
+            values=torch.where(leverage * FIRMEST > usual[:, 0], usual[:, 0] / leverage, FIRMEST).numpy(),
             units="1",
             gauge="parametrization",
             mask=(leverage <= usual[:, 1]).numpy(),
-            notes=("Relative to the median training atom of the element; not trusted: looser than 99 % of these.",),
+            notes=("Relative to the median training atom of the element; not trusted: looser than 99 % of these.", LIMITS),
         )
+
+
+@dataclass(frozen=True)
+class PredictionUncertainty:
+    """One standard deviation σ_G = α·sqrt(f_G C f_Gᵀ), f_G = Σ_{i∈G} f_i, of the energy or charge of groups of atoms.
+
+    Without groups, of the sum over all atoms: of the total energy, in eV. Errors of atoms are not independent: those of a
+    molecule usually compensate, and σ_G is at most, and mostly far below, the sum of the σ_i. α is calibrated on energies or
+    dipoles of validation structures.
+
+    Args:
+        target: "energy" or "charge".
+        groups: indices by name, which must partition the atoms; None takes one group of all.
+
+    Raises:
+        ValueError: the weights have no training statistics for this target, or groups do not partition the atoms.
+
+    Source: Chong et al., doi 10.1021/acs.jctc.3c00704 (prediction rigidity); Bigi et al., arXiv:2403.02251 (calibration).
+    """
+
+    target: str = "energy"
+    groups: Mapping[str, Sequence[int]] | None = None
+
+    def __post_init__(self) -> None:
+        _refuse_unknown(self.target)
+
+    def __call__(self, calculator: Explainable, atoms: Atoms) -> Explanation:
+        graph = calculator.checked_graph(atoms)
+        statistics, rows = _required(calculator, graph, self.target)
+        groups = {"all atoms": range(len(atoms))} if self.groups is None else self.groups
+        sums = torch.stack([rows[torch.from_numpy(m)].sum(dim=0) for m in checked_groups(groups, len(atoms))])
+        return answer(
+            calculator,
+            atoms,
+            self,
+            target=f"uncertainty of {self.target}",
+            level="group",
+            values=torch.sqrt(statistics.scale * statistics.leverages(sums)).numpy(),
+            units=TARGETS[self.target],
+            labels=tuple(groups),
+            gauge="parametrization",
+            notes=(LIMITS,),
+        )
+
+
+def _refuse_unknown(target: str) -> None:
+    if target not in TARGETS:
+        raise ValueError(f"target must be one of {', '.join(TARGETS)}, got {target!r}.")
 
 
 def head_statistics(calculator: Explainable, target: str) -> HeadStatistics:
@@ -71,8 +121,7 @@ def head_statistics(calculator: Explainable, target: str) -> HeadStatistics:
     Raises:
         ValueError: nothing.
     """
-    statistics = calculator.statistics
-    head = None if statistics is None else statistics.energies if target == "energy" else statistics.charges
+    head = _known(calculator, target)
     if head is None:
         raise ValueError(
             f"{calculator.model} has no training statistics of its {target} readout, which rigidity and uncertainty need. "
@@ -81,18 +130,40 @@ def head_statistics(calculator: Explainable, target: str) -> HeadStatistics:
     return head
 
 
-def _leverages(calculator: Explainable, graph: AtomGraph, output: AtomwiseOutput, target: str) -> Tensor | None:
-    """(N,) f_i C f_iᵀ on the CPU, or None where weights or network do not tell."""
-    network, statistics = calculator.network, calculator.statistics
-    head = None if statistics is None else statistics.energies if target == "energy" else statistics.charges
+def _known(calculator: Explainable, target: str) -> HeadStatistics | None:
+    statistics = calculator.statistics
+    return None if statistics is None else statistics.energies if target == "energy" else statistics.charges
+
+
+def last_layer_rows(calculator: Explainable, graph: AtomGraph, output: AtomwiseOutput, target: str) -> Tensor | None:
+    """(N, D) what each atom's energy or charge is linear in, on the CPU; None for a network that does not tell.
+
+    E_i = s·(w·f_i) + m with the bias among the inputs, and q_i = w·(f_i - f̄) + Q/N.
+    """
+    network = calculator.network
     inputs = output.energy_inputs if target == "energy" else output.charge_inputs
-    if head is None or inputs is None:
+    if inputs is None:
         return None
     element = network.element_index(graph.numbers)
     rows = placed(inputs, element, len(network.elements), by_element=network.element_readouts)
-    if target == "charge":
-        rows = centered(rows, graph.system, graph.n_systems)
-    return head.leverages(rows.cpu())
+    return (centered(rows, graph.system, graph.n_systems) if target == "charge" else rows).cpu()
+
+
+def usual_leverage(calculator: Explainable, graph: AtomGraph, target: str) -> Tensor:
+    """(N, 3) median, 99th percentile and maximum of f·C·fᵀ over the training atoms of each atom's element."""
+    return head_statistics(calculator, target).leverage[calculator.network.element_index(graph.numbers).cpu()]
+
+
+def _required(calculator: Explainable, graph: AtomGraph, target: str) -> tuple[HeadStatistics, Tensor]:
+    statistics = head_statistics(calculator, target)
+    with torch.no_grad():
+        rows = last_layer_rows(calculator, graph, calculator.network(graph), target)
+    if rows is None:
+        raise ValueError(
+            f"{calculator.model} does not tell what its last layer gets, which rigidity needs. Let the network give "
+            f"{target}_inputs to `atomwise`."
+        )
+    return statistics, rows
 
 
 def energy_uncertainty(calculator: Explainable, graph: AtomGraph, output: AtomwiseOutput) -> NDArray[np.float64] | None:
@@ -108,7 +179,8 @@ def charge_uncertainty(calculator: Explainable, graph: AtomGraph, output: Atomwi
 def _uncertainty(
     calculator: Explainable, graph: AtomGraph, output: AtomwiseOutput, target: str
 ) -> NDArray[np.float64] | None:
-    leverage = _leverages(calculator, graph, output, target)
-    if leverage is None:
+    statistics = _known(calculator, target)
+    rows = None if statistics is None else last_layer_rows(calculator, graph, output, target)
+    if statistics is None or rows is None:
         return None
-    return np.asarray(torch.sqrt(head_statistics(calculator, target).scale * leverage).numpy())
+    return np.asarray(torch.sqrt(statistics.scale * statistics.leverages(rows)).numpy())

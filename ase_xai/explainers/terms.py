@@ -38,7 +38,7 @@ def terms_of(explanation: Explanation, order: int = 2) -> Terms:
     index = _index(explanation)
     rows = (index >= 0).sum(axis=1) == order
     if order < 1 or not rows.any():
-        known = sorted(set((index >= 0).sum(axis=1)) - {0})
+        known = sorted(set((index >= 0).sum(axis=1).tolist()) - {0})
         raise ValueError(f"{explanation.method} gave terms of {known} atoms, none of {order}. Ask it for a higher order.")
     atoms = index[rows, :order]
     between = [explanation.positions[atoms[:, b]] - explanation.positions[atoms[:, a]] for a, b in _pairs(order)]
@@ -76,8 +76,8 @@ def element_strengths(explanation: Explanation, order: int = 2) -> Strengths:
     return Strengths(
         labels=tuple("-".join(chemical_symbols[z] for z in row) for row in kinds),
         counts=np.bincount(kind, minlength=len(kinds)),
-        sums=np.bincount(kind, weights=terms.values, minlength=len(kinds)),
-        absolute=np.bincount(kind, weights=np.abs(terms.values), minlength=len(kinds)),
+        sums=np.array([terms.values[kind == k].sum() for k in range(len(kinds))]),
+        absolute=np.array([np.abs(terms.values[kind == k]).sum() for k in range(len(kinds))]),
     )
 
 

@@ -1,7 +1,8 @@
 """Networks with frozen activations: linear in what goes in, for questions about subsets of atoms.
 
-An activation frozen at z is the factor ssp(z)/z. With every activation replaced by its factor, and biases left out, a network
-passes on only what its inputs say: the sum over all walks (SchNet) or over all pairs and triples (Behler-Parrinello).
+An activation frozen at z is the factor ssp(z)/z. With every activation replaced by its factor, and biases left out, a
+network passes on only what its inputs say: the sum over all walks (SchNet), or over all pairs and triples
+(Behler-Parrinello).
 
 Source: Schnake et al., arXiv:2006.03589 (walks, here with γ = 0); Xiong et al., PMLR 162, 24478 (subsets of atoms).
 """
@@ -10,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from ase_xai.networks.layers import ShiftedSoftplus
 
 if TYPE_CHECKING:
     from ase_xai.networks.behler_parrinello import BehlerParrinelloNetwork
-    from ase_xai.networks.schnet import SchNetNetwork
+    from ase_xai.networks.schnet import Interaction, SchNetNetwork
 
 SMALL = 0.01
 """Below it ssp(z)/z comes from its series, whose next term is 3e-20; the quotient would lose digits, and is 0/0 at 0."""
@@ -83,11 +84,12 @@ class LinearizedSchNet:
 
     def __init__(self, network: SchNetNetwork, graph: AtomGraph) -> None:
         self.network = network
+        self.interactions = [cast("Interaction", module) for module in network.interactions]
         self.updates: list[FrozenLayers] = []
         with torch.no_grad():
             pairs = _Pairs(network, graph)
             features = network.embedding(network.element_index(graph.numbers))
-            for interaction in network.interactions:
+            for interaction in self.interactions:
                 messages = pairs.gather(interaction.filter_network, interaction.sender(features))
                 update, change = FrozenLayers.at(list(interaction.update), messages)
                 self.updates.append(update)
@@ -99,7 +101,7 @@ class LinearizedSchNet:
         with torch.no_grad():
             pairs = _Pairs(network, graph)
             features = network.embedding(network.element_index(graph.numbers))
-            for interaction, update in zip(network.interactions, self.updates, strict=True):
+            for interaction, update in zip(self.interactions, self.updates, strict=True):
                 messages = pairs.gather(interaction.filter_network, interaction.sender(features))
                 features = features + update(messages, index)
             return network.energy.scale * self.readout(features, index)[:, 0].double()

@@ -90,23 +90,27 @@ class SchNetNetwork(AtomisticNetwork, HearsByDistance):
     def sent(self, graph: AtomGraph) -> list[Tensor]:
         values: list[Tensor] = []
         gather, features = self._gather(graph), self.embedding(self.element_index(graph.numbers))
-        for interaction in self.interactions:
+        for interaction in self._layers:
             values.append(interaction.sender(features))
             features = features + interaction(features, gather)
         return values
 
     def filters(self, distances: Tensor) -> list[Tensor]:
         basis = self.radial_basis(distances)
-        return [interaction.filter_network(basis) for interaction in self.interactions]
+        return [interaction.filter_network(basis) for interaction in self._layers]
 
     def envelope(self, distances: Tensor) -> Tensor:
         return self.cutoff_function(distances)
 
     def listen(self, graph: AtomGraph, heard: Callable[[int], Tensor]) -> AtomwiseOutput:
         features = self.embedding(self.element_index(graph.numbers))
-        for layer, interaction in enumerate(self.interactions):
+        for layer, interaction in enumerate(self._layers):
             features = features + interaction.update(heard(layer))
         return self._read(graph, features)
+
+    @property
+    def _layers(self) -> list[Interaction]:
+        return [layer for layer in self.interactions if isinstance(layer, Interaction)]
 
     def _gather(self, graph: AtomGraph) -> Gather:
         distances = torch.linalg.vector_norm(graph.unique_vectors, dim=1).to(self.dtype)  # (P,)

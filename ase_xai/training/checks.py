@@ -21,6 +21,7 @@ APART = 3.0  # an outlier is this many times farther off than all that are none
 BEYOND_CHEMISTRY = 10.0  # eV per atom: no bond is as strong
 ENOUGH = 20  # energies, from which on there are outliers
 NAMED = 5  # structures that a summary names
+DIPOLES = ("dipole", "dipole_magnitude")
 
 
 @dataclass(frozen=True)
@@ -46,12 +47,16 @@ def check(structures: StructureSet) -> list[Finding]:
     if not len(structures):
         return findings
     findings += [_renumbered(finding, usable) for finding in _energy_outliers(structures)]
-    texts = [*_missing(structures, usable), *_copies(structures, prints[np.isin(numbers, usable)], usable)]
+    texts = [
+        *_missing(structures, usable),
+        *_ambiguous(structures, usable),
+        *_copies(structures, prints[np.isin(numbers, usable)], usable),
+    ]
     return findings + [Finding(None, text, unusable=False) for text in (*texts, *implausible(structures))]
 
 
 def require_sound(structures: StructureSet, *, skip: bool = False) -> StructureSet:
-    """The structures, if none is unusable; doubts become warnings.
+    """The structures, if none is unusable; doubts become warnings, and ambiguous dipoles missing labels.
 
     Args:
         structures: to be checked.
@@ -66,7 +71,7 @@ def require_sound(structures: StructureSet, *, skip: bool = False) -> StructureS
             warnings.warn(str(finding), stacklevel=2)
     bad = [finding for finding in findings if finding.unusable]
     if not bad:
-        return structures
+        return _without_ambiguous_dipoles(structures)
     numbers = np.unique([finding.structure for finding in bad]).astype(int)
     first = "; ".join(str(finding) for finding in bad[:3])
     if not skip or len(numbers) == len(structures):
@@ -75,7 +80,14 @@ def require_sound(structures: StructureSet, *, skip: bool = False) -> StructureS
             "(skip_bad = true)."
         )
     warnings.warn(f"left out {len(numbers)} of {len(structures)} structures: {first}", stacklevel=2)
-    return structures.take(np.setdiff1d(np.arange(len(structures)), numbers))
+    return _without_ambiguous_dipoles(structures.take(np.setdiff1d(np.arange(len(structures)), numbers)))
+
+
+def ambiguous_dipoles(structures: StructureSet) -> dict[str, NDArray[np.bool_]]:
+    """Which labels of dipoles, (S,) each, would change with the origin (charged systems) or the choice of periodic images."""
+    either = _charged(structures) | _periodic(structures)
+    known = {name: ~np.isnan(np.asarray(getattr(structures, name))) for name in structures.targets if name in DIPOLES}
+    return {name: either & label.reshape(len(label), -1).any(axis=1) for name, label in known.items()}
 
 
 def leakage(structures: StructureSet, split: Split) -> list[Finding]:
@@ -92,6 +104,24 @@ def leakage(structures: StructureSet, split: Split) -> list[Finding]:
                 text = f"is in {PARTS[part[s]]}, but its copy {elsewhere[0]} in {PARTS[part[elsewhere[0]]]}. Group copies."
                 findings.append(Finding(int(s), text, unusable=False))
     return findings
+
+
+def _without_ambiguous_dipoles(structures: StructureSet) -> StructureSet:
+    labels: dict[str, NDArray[np.float32] | None] = {}
+    for name, ambiguous in ambiguous_dipoles(structures).items():
+        if ambiguous.any():
+            values = np.array(getattr(structures, name))
+            values[ambiguous] = np.nan
+            labels[name] = None if np.isnan(values).all() else values
+    return replace(structures, **labels) if labels else structures  # type: ignore[arg-type]
+
+
+def _charged(structures: StructureSet) -> NDArray[np.bool_]:
+    return np.zeros(len(structures), bool) if structures.total_charge is None else structures.total_charge != 0.0
+
+
+def _periodic(structures: StructureSet) -> NDArray[np.bool_]:
+    return np.zeros(len(structures), bool) if structures.pbc is None else structures.pbc.any(axis=1)
 
 
 def _without(
@@ -124,8 +154,7 @@ def _not_finite(structures: StructureSet) -> Iterator[Finding]:
 
 def _unusable_geometry(structures: StructureSet, nearest: NDArray[np.float64]) -> Iterator[Finding]:
     """Coincident atoms, also of periodic images, and cells that cannot be repeated; `nearest` is known for open systems."""
-    periodic = np.zeros(len(structures), bool) if structures.pbc is None else structures.pbc.any(axis=1)
-    for s in np.flatnonzero(periodic | (nearest < TOO_CLOSE)):
+    for s in np.flatnonzero(_periodic(structures) | (nearest < TOO_CLOSE)):
         rows = slice(structures.offsets[s], structures.offsets[s + 1])
         cell = np.zeros((3, 3)) if structures.cell is None else structures.cell[s]
         try:
@@ -147,6 +176,17 @@ def _missing(structures: StructureSet, numbers: NDArray[np.int64]) -> Iterator[s
         owners = np.unique(structures.structure_of_row[rows] if name in PER_ATOM else rows)
         if len(owners):
             yield f"{name} is missing for {len(owners)} of {len(structures)} structures, first for {numbers[owners[0]]}."
+
+
+def _ambiguous(structures: StructureSet, numbers: NDArray[np.int64]) -> Iterator[str]:
+    for name, ambiguous in ambiguous_dipoles(structures).items():
+        if ambiguous.any():
+            n_charged, n_periodic = (int((ambiguous & of).sum()) for of in (_charged(structures), _periodic(structures)))
+            yield (
+                f"{name} is not used for {ambiguous.sum()} of {len(structures)} structures, first for "
+                f"{numbers[ambiguous.argmax()]}. It depends on the origin in charged systems ({n_charged}) and on the choice "
+                f"of images in periodic ones ({n_periodic})."
+            )
 
 
 def _copies(structures: StructureSet, prints: NDArray[np.float64], numbers: NDArray[np.int64]) -> Iterator[str]:

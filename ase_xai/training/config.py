@@ -3,7 +3,7 @@
 [data]       files, columns, units, group, kind, kind_names, references, require, skip_bad, store
 [split]      validation, test, training, seed
 [network]    architecture, and the arguments of its constructor; elements are those of the data unless given.
-             start: weights to start from, a name or a path; what they say of the network need not be said again
+             start: weights to start from, a name or a path from this file; what they tell need not be said again
 [training]   the fields of `TrainingSettings`
 [training.loss]  the fields of `LossWeights`; a target that is not named has no weight
 [model]      license, level_of_theory, notes, closed_shell: what the model card shall say
@@ -93,8 +93,9 @@ class NetworkConfig:
     Args:
         architecture: name of the entry.
         arguments: those that are stated.
-        start: name or path of weights that training starts from, instead of random ones. Settings, energy scale, shift and
-            references and the standardization of descriptors are theirs, so that the first step sees the same function.
+        start: weights that training starts from, instead of random ones: a name, or a path, which holds a slash or ends in
+            .safetensors. Settings, energy scale, shift and references and the standardization of descriptors are theirs, so
+            that the first step sees the same function.
     """
 
     architecture: str

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ase_xai.networks.base import Prediction, Sums
+from ase_xai.training.checks import ambiguous_dipoles
 from ase_xai.training.data import PER_ATOM, StructureSet
 from ase_xai.training.loader import Labels
 from ase_xai.training.settings import LossWeights
@@ -45,7 +46,8 @@ def loss(terms: Mapping[str, tuple[Tensor, int]], weights: LossWeights, counts: 
 
 
 def refuse_missing_targets(structures: StructureSet, split: Split, weights: LossWeights, *, has_charges: bool) -> None:
-    """Raise ValueError if a weighted target has no label where it is needed, or needs charges the network does not have."""
+    """Raise ValueError if a weighted target has no label where it is needed, an ambiguous one, or needs charges that the
+    network does not have."""
     missing = [name for name in weights.targets if name not in structures.targets]
     if missing:
         raise ValueError(
@@ -59,6 +61,14 @@ def refuse_missing_targets(structures: StructureSet, split: Split, weights: Loss
             raise ValueError(
                 f"the loss weighs {', '.join(unlabeled)}, but no {part} structure has a label of it. Change the split, "
                 "or set these weights to 0."
+            )
+    used = np.concatenate([split.training, split.validation])
+    for name, ambiguous in ambiguous_dipoles(structures).items():
+        if name in weights.targets and ambiguous[used].any():
+            raise ValueError(
+                f"the loss weighs {name}, but {ambiguous[used].sum()} structures with such a label are charged or periodic: it "
+                "depends on the origin or on the choice of images. `checks.require_sound` takes these labels away; or set this "
+                "weight to 0."
             )
     electric = [name for name in weights.targets if name in ("dipole", "dipole_magnitude", "charges")]
     if electric and not has_charges:

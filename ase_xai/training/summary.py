@@ -16,11 +16,14 @@ from ase_xai.networks.behler_parrinello import BehlerParrinelloNetwork
 from ase_xai.statistics import HeadStatistics, TrainingStatistics, centered, placed, stable_ridge
 from ase_xai.training.data import StructureSet
 from ase_xai.training.loader import GraphLoader
+from ase_xai.training.loss import MAGNITUDE_FLOOR
 from ase_xai.training.settings import LossWeights
 from ase_xai.training.splits import Split
 
 BATCH = 100  # structures
 LEVERAGE_SAMPLE = 2000  # training structures whose atoms give the usual leverages
+OF_EACH_ELEMENT = 100  # structures at least, as far as there are so many, that hold it
+RIGID = 1e-3  # of the 90th percentile of leverages; labels below it say nothing of how far the last layer may be wrong
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +46,7 @@ def summarize(
         weights: of the loss; only readouts that were trained on get statistics.
     """
     heads = [head for head in ("energies", "charges") if _trained(network, head, weights)]
-    totals = {head: _Totals(network, head, loader.structures) for head in heads}
+    totals = {head: _Totals(network, head, loader.structures, weights) for head in heads}
     ranges = _Ranges(network)
     n_atoms = torch.zeros(len(network.elements), dtype=torch.float64)
     for indices, graph, output in _outputs(network, loader, split.training):
@@ -54,10 +57,10 @@ def summarize(
         ranges.add(graph, element)
         for total in totals.values():
             total.add(indices, graph, output, element)
+    totals = {head: total for head, total in totals.items() if total.told_something}
     for total in totals.values():
         total.close(n_atoms)
-    rng = np.random.default_rng(0)
-    sample = np.sort(rng.permutation(split.training)[:LEVERAGE_SAMPLE])
+    sample = _sample(loader.structures, split.training)
     for _, graph, output in _outputs(network, loader, sample):
         for total in totals.values():
             total.add_leverages(graph, output, network.element_index(graph.numbers))
@@ -72,6 +75,17 @@ def summarize(
         records.get("charges"),
         ranges.record(),
     )
+
+
+def _sample(structures: StructureSet, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Some of `indices`, drawn with a fixed seed, so that no element among them is missed."""
+    order = np.random.default_rng(0).permutation(indices)
+    holds = structures.composition(order) > 0
+    chosen = np.zeros(len(order), bool)
+    chosen[:LEVERAGE_SAMPLE] = True
+    for column in holds.T:
+        chosen[np.flatnonzero(column)[:OF_EACH_ELEMENT]] = True
+    return np.sort(order[chosen])
 
 
 def _trained(network: AtomisticNetwork, head: str, weights: LossWeights) -> bool:
@@ -93,14 +107,16 @@ def _outputs(
 class _Totals:
     """Sums over the training data for one readout."""
 
-    def __init__(self, network: AtomisticNetwork, head: str, structures: StructureSet) -> None:
+    def __init__(self, network: AtomisticNetwork, head: str, structures: StructureSet, weights: LossWeights) -> None:
         self.network, self.head, self.structures = network, head, structures
+        self.vectors = bool(weights.dipole)  # else magnitudes of dipoles
         n_elements = len(network.elements)
         self.sums, self.squares = (torch.zeros(n_elements, dtype=torch.float64) for _ in range(2))
         self.gram: Tensor | None = None
         self.leverages: list[Tensor] = []
         self.elements: list[Tensor] = []
-        self.ratios: list[Tensor] = []
+        self.residuals: list[Tensor] = []
+        self.rigidity: list[Tensor] = []
 
     def add(self, indices: NDArray[np.int64], graph: AtomGraph, output: AtomwiseOutput, element: Tensor) -> None:
         values = (output.energies if self.head == "energies" else output.charges).cpu()  # type: ignore[union-attr]
@@ -109,6 +125,11 @@ class _Totals:
         _, rows = self._known(indices, graph, output)
         gram = rows.T @ rows
         self.gram = gram if self.gram is None else self.gram + gram
+
+    @property
+    def told_something(self) -> bool:
+        """Whether any label depends on the last layer at all; dipoles of single atoms, for one, do not."""
+        return self.gram is not None and bool(self.gram.any())
 
     def close(self, n_atoms: Tensor) -> None:
         """The training data are complete: means, and the inverse that leverages need."""
@@ -126,10 +147,23 @@ class _Totals:
 
     def add_residuals(self, indices: NDArray[np.int64], graph: AtomGraph, output: AtomwiseOutput) -> None:
         residuals, rows = self._known(indices, graph, output)
-        self.ratios.append(residuals**2 / self.statistics.leverages(rows))
+        self.residuals.append(residuals)
+        self.rigidity.append(self.statistics.leverages(rows))
 
-    def record(self) -> HeadStatistics:
-        leverages, elements, ratios = torch.cat(self.leverages), torch.cat(self.elements), torch.cat(self.ratios)
+    def scale(self) -> Tensor | None:
+        """(1,) α². Labels that the last layer can hardly move, such as the dipole across a planar molecule, are left out."""
+        residuals, leverages = torch.cat(self.residuals), torch.cat(self.rigidity)
+        if not bool((leverages > 0).any()):
+            return None
+        told = leverages > RIGID * torch.quantile(leverages, 0.9)
+        return (residuals[told] ** 2 / leverages[told]).mean().reshape(1)
+
+    def record(self) -> HeadStatistics | None:
+        """None if no label of the structures for calibration depends on the last layer."""
+        scale = self.scale()
+        if scale is None:
+            return None
+        leverages, elements = torch.cat(self.leverages), torch.cat(self.elements)
         usual = torch.zeros((len(self.mean), 3), dtype=torch.float64)
         for number in range(len(usual)):
             of_element = leverages[elements == number]
@@ -137,7 +171,7 @@ class _Totals:
                 middle, high = torch.quantile(of_element, torch.tensor([0.5, 0.99], dtype=torch.float64))
                 usual[number] = torch.stack([middle, high, of_element.max()])
         s = self.statistics
-        return HeadStatistics(s.mean, s.spread, s.gram, s.ridge, ratios.mean().reshape(1), usual)
+        return HeadStatistics(s.mean, s.spread, s.gram, s.ridge, scale, usual)
 
     def _known(self, indices: NDArray[np.int64], graph: AtomGraph, output: AtomwiseOutput) -> tuple[Tensor, Tensor]:
         """Residuals (M,) and inputs (M, D) of the labels that are known, on the CPU."""
@@ -155,7 +189,7 @@ class _Totals:
         atoms = centered(atoms, graph.system, graph.n_systems)
         positions = graph.positions.double()
         moments = graph.sum_systems((positions[:, :, None] * atoms[:, None, :]).flatten(1)).reshape(graph.n_systems, 3, -1)
-        if self.structures.dipole is None:
+        if not self.vectors:
             moments = torch.einsum("ba,bad->bd", _directions(graph, output), moments)[:, None]
         return Rows(atoms, moments.flatten(0, 1))
 
@@ -167,17 +201,18 @@ class _Totals:
             return torch.as_tensor(np.asarray(data.energy[indices], dtype=float)) - predicted
         assert output.charges is not None
         dipole = graph.sum_systems(output.charges[:, None] * graph.positions.double()).cpu()
-        if data.dipole is not None:
+        if self.vectors:
+            assert data.dipole is not None
             return (torch.as_tensor(np.asarray(data.dipole[indices], dtype=float)) - dipole).flatten()
         assert data.dipole_magnitude is not None
         return torch.as_tensor(np.asarray(data.dipole_magnitude[indices], dtype=float)) - dipole.norm(dim=1)
 
 
 def _directions(graph: AtomGraph, output: AtomwiseOutput) -> Tensor:
-    """(B, 3) unit vectors of the predicted dipoles: to first order, what |μ| depends on."""
+    """(B, 3) ∂|μ|/∂μ at the predicted dipoles: to first order, what |μ| depends on; |μ| as the loss takes it."""
     assert output.charges is not None
     dipole = graph.sum_systems(output.charges[:, None] * graph.positions.double())
-    return dipole / dipole.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return dipole / (dipole.square().sum(dim=1, keepdim=True) + MAGNITUDE_FLOOR**2).sqrt()
 
 
 class _Ranges:
