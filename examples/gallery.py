@@ -2,9 +2,9 @@
 
     python examples/gallery.py [OUTPUT_FOLDER]
 
-Molecules are relaxed with SchNet "organic". Tables compare SchNet and Behler-Parrinello ("organic-bp") atom by atom; figures show
-the SchNet values, all molecules on one scale: gallery-energies.png (minus the mean of the element over the training data),
-gallery-charges.png and by-element.png.
+Molecules are relaxed with SchNet "organic". Tables compare SchNet and Behler-Parrinello ("organic-bp") atom by atom; figures
+show the SchNet values, all molecules on one scale: gallery-energies.png (minus the mean of the element over the training
+data), gallery-charges.png and by-element-*.png.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """Where would an H, C, N or O atom be welcome? Probe maps of five molecules, and their gauge-free sibling.
 
-    python examples/probe_maps.py [OUTPUT_FOLDER]
+    python examples/probe_maps.py [OUTPUT_FOLDER] [WEIGHTS]
 
-For benzene, toluene, methane, pyrazine and propane: the local chemical potential of each probe on a smooth van der Waals surface
-(SchNet "organic", minus the value of a lone probe), all molecules of a probe on one scale, points masked where the training data do
-not hold the answer; and for benzene the vertical insertion energy of H beside it. Prints, for each, the mean over trusted points,
-the share of trusted points, and over which kind of atom the lowest trusted values lie.
+For benzene, toluene, methane, pyrazine and propane: the local chemical potential of each probe on a smooth van der Waals
+surface, minus the value of a lone probe, all molecules of a probe on one scale; and for benzene the vertical insertion
+energy of H. Points are hatched where the training data do not hold the answer: at this distance from a molecule no training
+structure has an atom, so that is part of the answer. By default the network is SchNet "qm9", trained on relaxed molecules.
+Prints the mean over trusted points, their share, and over which kind of atom the lowest trusted values lie.
 """
 
 from __future__ import annotations
@@ -28,8 +29,10 @@ PROBES = ("H", "C", "N", "O")
 def main() -> None:
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "probe-output")
     folder.mkdir(parents=True, exist_ok=True)
-    calculator = load("organic")
-    molecules = {name: relaxed(name, calculator) for name in MOLECULES}
+    calculator = load(sys.argv[2] if len(sys.argv) > 2 else "qm9")
+    molecules = {name: relaxed(name, load("organic")) for name in MOLECULES}
+    for atoms in molecules.values():
+        atoms.calc = calculator
     print("| probe | molecule | points | trusted | mean (eV) | lowest tenth (eV) | lies over |\n" + "| --- " * 7 + "|")
     for probe in PROBES:
         maps = {name: explain(atoms, LocalChemicalPotential(probe=probe)) for name, atoms in molecules.items()}

@@ -6,7 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from clean_data import CLEAN, clean, molecular
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.lj import LennardJones
+from ase.cluster import Icosahedron
+from clean_data import CLEAN, clean, molecular, set_of
 
 from ase_xai.training.checks import check, require_sound
 from ase_xai.training.data import StructureSet
@@ -161,8 +165,8 @@ def test_dipoles_of_ions_and_crystals_are_no_labels() -> None:
         sound = require_sound(data)
     assert [str(warning.message) for warning in caught] == [
         "dipole is missing for 1 of 140 structures, first for 5.",
-        "dipole is not used for 2 of 140 structures, first for 3. It depends on the origin in charged systems (2) and on the "
-        "choice of images in periodic ones (1).",
+        "dipole is not used for 2 of 140 structures, first for 3. It depends on the origin in charged systems (2) and on "
+        "the choice of images in periodic ones (1).",
         "dipole_magnitude is not used for 3 of 140 structures, first for 3. It depends on the origin in charged systems (2) "
         "and on the choice of images in periodic ones (2).",
     ]
@@ -199,6 +203,33 @@ def test_turned_frames_are_compared() -> None:
     turned = replace(data, positions=positions, forces=forces, cell=None, pbc=None)
     assert said(turned) == ""
     assert "kcal/mol" in said(scaled(turned, energy=23.0605))
+
+
+# Arrangements, and distributions of shakes in Å. The crystals are at rest, and stretched to where their stiffness vanishes.
+SHAKEN = {
+    "cluster": (Icosahedron("Ar", 2, latticeconstant=1.45), (0.05, 0.05), {}),
+    "crystal": (bulk("Ar", "fcc", a=1.56, cubic=True) * 2, (0.02, 0.1), {"rc": 2.5}),
+    "stretched crystal": (bulk("Ar", "fcc", a=6.0, cubic=True) * 2, (0.02, 0.1), {"sigma": 3.4, "epsilon": 0.01, "rc": 8.5}),
+}
+
+
+def shaken(at_rest: Atoms, amplitudes: tuple[float, float], lennard_jones: dict[str, float], n: int = 250) -> StructureSet:
+    rng, frames = np.random.default_rng(1), []
+    for _ in range(n):
+        atoms = at_rest.copy()
+        atoms.positions += rng.normal(0, rng.uniform(*amplitudes), atoms.positions.shape)
+        atoms.calc = LennardJones(**lennard_jones)
+        frames.append(atoms)
+    return set_of(frames)
+
+
+@pytest.mark.parametrize("name", SHAKEN)
+def test_independently_shaken_structures_are_no_path(name: str) -> None:
+    """From one side of a steep well to the other, mean forces do more work than energies change, in the best of units."""
+    data = shaken(*SHAKEN[name])
+    assert said(data) == ""
+    assert "as of energies in kcal/mol" in said(scaled(data, energy=23.0605))
+    assert "a reversed sign of the forces" in said(scaled(data, forces=-1.0))
 
 
 def test_forces_at_rest_are_not_judged() -> None:

@@ -18,7 +18,15 @@ from systems import random_schnet, shaken_molecule
 
 import ase_xai.explainers
 from ase_xai import Ensemble, Explanation, NetworkCalculator, explain, load
-from ase_xai.explainers import EXPLAINERS, AtomicEnergies, ElementEmbeddings, LatentCharges, LocalRigidity, explainer_by_name
+from ase_xai.explainers import (
+    EXPLAINERS,
+    AtomicEnergies,
+    AtomicFeatures,
+    ElementEmbeddings,
+    LatentCharges,
+    LocalRigidity,
+    explainer_by_name,
+)
 from ase_xai.explainers.embeddings import (
     comparisons,
     cosine_similarity,
@@ -27,7 +35,8 @@ from ase_xai.explainers.embeddings import (
     place_in_table,
     principal_components,
 )
-from ase_xai.explainers.latent_charges import open_directions
+from ase_xai.explainers.features import feature_map, separability
+from ase_xai.explainers.latent_charges import compare_charges, open_directions
 from ase_xai.networks import predict
 
 
@@ -401,6 +410,58 @@ def test_every_explainer_is_registered() -> None:
         assert explainer_by_name(name).__name__ == name
     with pytest.raises(ValueError, match="no explainer 'Lime'"):
         explainer_by_name("Lime")
+
+
+# --- learned features and reference charges ---------------------------------------------------------------------------
+
+
+def test_features_keep_their_distances_on_all_components(calculator: NetworkCalculator) -> None:
+    molecules = [shaken_molecule(name) for name in ("CH3CH2OH", "CH3OH", "CH3CHO", "H2O", "CH4", "NH3")]
+    features = [explain(atoms, AtomicFeatures(), calculator) for atoms in molecules]
+    raw = np.concatenate([f.values for f in features])
+    projected = feature_map(features, n_components=raw.shape[1])
+    np.testing.assert_allclose(
+        distances_between(np.concatenate([p.values for p in projected])), distances_between(raw), rtol=0, atol=1e-9
+    )
+    assert [p.values.shape[1] for p in feature_map(features)] == [2] * 6
+    np.testing.assert_allclose(
+        features[0].values, predict(calculator.network, calculator.checked_graph(molecules[0])).output.features, atol=1e-12
+    )
+
+
+def test_planted_classes_are_separated_and_shuffled_ones_are_not(calculator: NetworkCalculator) -> None:
+    molecules = [
+        shaken_molecule(name, seed=k) for k, name in enumerate(["CH3CH2OH", "CH3OH", "CH3CHO", "CH4", "NH3", "H2O"])
+    ]
+    features = [explain(atoms, AtomicFeatures(), calculator) for atoms in molecules]
+    elements = [list(atoms.symbols) for atoms in molecules]
+    found = separability(features, [[s if s in "HC" else None for s in names] for names in elements])
+    assert found.classes == ("C", "H")
+    assert found.accuracy > 0.95  # elements have embeddings, or networks, of their own
+    assert abs(found.chance[0] - 0.5) < 0.2
+    np.testing.assert_allclose(found.confusion.sum(axis=1), 1.0)
+    with pytest.raises(ValueError, match="one class"):
+        separability(features, elements[:-1])
+    with pytest.raises(ValueError, match="got 1 classes"):
+        separability(features, [["X"] * len(names) for names in elements])
+    with pytest.raises(ValueError, match="from AtomicFeatures"):
+        feature_map([energies(calculator)])
+
+
+def test_reference_charges_are_compared_by_element(calculator: NetworkCalculator) -> None:
+    charges = [explain(shaken_molecule(name), LatentCharges(), calculator) for name in ("CH3CH2OH", "CH3OH")]
+    same = {a.element: a for a in compare_charges(charges, [2.0 * c.values for c in charges])}
+    assert set(same) == {"H", "C", "O", "all"}
+    assert same["all"].n_atoms == 15
+    assert same["H"].correlation == pytest.approx(1.0) and same["H"].slope == pytest.approx(2.0)
+    assert same["H"].same_sign == 1.0
+    assert np.isnan(same["O"].correlation)
+    opposite = {a.element: a for a in compare_charges(charges, [-c.values for c in charges])}
+    assert opposite["H"].same_sign == 0.0 and opposite["H"].correlation == pytest.approx(-1.0)
+    with pytest.raises(ValueError, match="one reference charge"):
+        compare_charges(charges, [charges[0].values])
+    with pytest.raises(ValueError, match="something else"):
+        compare_charges([energies(calculator)], [np.zeros(9)])
 
 
 # --- element embeddings ------------------------------------------------------------------------------------------------

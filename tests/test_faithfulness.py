@@ -102,6 +102,22 @@ def test_second_derivatives_are_the_same_in_another_gauge(calculator: NetworkCal
     np.testing.assert_allclose(one, two, atol=1e-8)
 
 
+def test_mixed_elements_have_their_gauge_too(calculator: NetworkCalculator) -> None:
+    """Pure shares are the pure network; the total of a mixture does not see χ, and neither does its slope along shares."""
+    network = GaugedNetwork(calculator.network, 0.3)
+    graph = calculator.checked_graph(shaken_molecule("CH3OH"))
+    pure = torch.nn.functional.one_hot(network.element_index(graph.numbers), len(network.elements)).double()
+    with torch.no_grad():
+        assert torch.allclose(network.mixed(graph, pure).energies, network(graph).energies, atol=1e-10)
+    shares = (0.7 * pure + 0.3 / pure.shape[1]).requires_grad_()
+    slopes = []
+    for one in (calculator.network, network):
+        with torch.enable_grad():
+            (slope,) = torch.autograd.grad(one.mixed(graph, shares).energies.sum(), shares)
+        slopes.append(slope)
+    assert torch.allclose(slopes[0], slopes[1], atol=1e-10)
+
+
 def test_lone_atoms_have_no_gauge(calculator: NetworkCalculator) -> None:
     other = in_another_gauge(calculator)
     for z in calculator.network.elements:

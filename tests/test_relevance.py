@@ -347,11 +347,11 @@ def test_behler_parrinello_is_biases_pairs_and_triples(name: str, weights: dict[
         pair_terms = {frozenset((i, j)): slopes[i] @ f for j, f in zip(others, pairs, strict=True)}
         triple_terms = {frozenset((i, others[j], others[k])): slopes[i] @ f for (j, k), f in triples.items()}
         bias = (
-            float(energies[i] - network.energy.shift - (g[i] * inputs[i]).sum())
+            float((energies[i] - network.energy.shift - (g[i] * inputs[i]).sum()).detach())
             - slopes[i] @ network.descriptor_mean.numpy()
         )
         total = bias + sum(pair_terms.values()) + sum(triple_terms.values())
-        assert total == pytest.approx(float(energies[i]) - network.energy.shift, abs=1e-11)
+        assert total == pytest.approx(float(energies[i].detach()) - network.energy.shift, abs=1e-11)
         for atoms_of_term, value in {**pair_terms, **triple_terms}.items():
             expected[atoms_of_term] = expected.get(atoms_of_term, 0.0) + value
     terms = by_set(explain(atoms, NBodyRelevance(order=4), calculator))

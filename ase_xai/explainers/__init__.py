@@ -8,6 +8,7 @@ from typing import Any
 EXPLAINERS: dict[str, str | type] = {
     "ElementEmbeddings": "embeddings",
     "AtomicEnergies": "atomic_energies",
+    "AtomicFeatures": "features",
     "LatentCharges": "latent_charges",
     "LocalChemicalPotential": "chemical_potential",
     "InsertionEnergy": "insertion",

@@ -24,7 +24,8 @@ PATH = 0.02  # Å, size of the displacement along which forces are integrated
 PATH_STEPS = (8, 16)
 SLOPE = 100.0  # units per Å, more than what values change by on real molecules: what a small asymmetry may do
 OPEN_ONLY = "only for neutral open systems"
-ATOMIC_ONLY = "no atomic values"
+CHARGE_UNITS = ("e", "e·Å")
+CONSERVED = "conservation of charge ties all atoms of a system together"
 SAMPLED = "sampled, so repeatable only for the same atoms in the same order"
 
 
@@ -39,11 +40,19 @@ def identity_checks(subject: Subject) -> Iterator[tuple[str, Check]]:
         if explanation.target == "charge" and explanation.level == "atom":
             yield f"{label}: total charge", partial(total_charge, subject, explanation)
             yield f"{label}: dipole", partial(dipole, subject, explanation)
+        if explanation.level != "atom":
+            yield f"{label}: symmetry, locality, cutoff", partial(not_by_atoms, explanation)
+            continue
         yield f"{label}: symmetry", partial(symmetry, subject, explainer, explanation)
-        yield f"{label}: equivalent atoms", partial(equivalence, subject, explanation)
+        if explanation.values.ndim == 1:
+            yield f"{label}: equivalent atoms", partial(equivalence, subject, explanation)
         yield f"{label}: locality", partial(locality, subject, explainer, explanation)
         yield f"{label}: size consistency", partial(size_consistency, subject, explainer, explanation)
         yield f"{label}: jump at the cutoff", partial(cutoff_continuity, subject, explainer, explanation)
+
+
+def not_by_atoms(explanation: Explanation) -> Row:
+    return Row.told(note=f"not checked for values by {explanation.level}")
 
 
 def completeness(subject: Subject, explanation: Explanation) -> Row:
@@ -62,7 +71,7 @@ def completeness(subject: Subject, explanation: Explanation) -> Row:
 
 def total_charge(subject: Subject, explanation: Explanation) -> Row:
     graph = subject.calculator.checked_graph(subject.atoms)
-    excess = abs(float(explanation.values.sum() - graph.total_charge[0])) / len(subject.atoms)
+    excess = abs(float(explanation.values.sum()) - float(graph.total_charge[0])) / len(subject.atoms)
     return Row.judged(excess, subject.tolerance, "e")
 
 
@@ -133,8 +142,6 @@ def path_completeness(subject: Subject) -> Row:
 
 def symmetry(subject: Subject, explainer: Explainer, explanation: Explanation) -> Row:
     """max |φ(gx) - gφ(x)| over rotation, reflection, permutation, translation; wrapping and supercell of crystals."""
-    if explanation.level != "atom":
-        return Row.told(note=ATOMIC_ONLY)
     if explanation.seed is not None:
         return Row.told(note=SAMPLED)
     worst, worst_name, names = 0.0, "", []
@@ -153,8 +160,6 @@ def symmetry(subject: Subject, explainer: Explainer, explanation: Explanation) -
 
 def equivalence(subject: Subject, explanation: Explanation) -> Row:
     """Largest difference between atoms that symmetry makes equal."""
-    if explanation.level != "atom" or explanation.values.ndim > 1:
-        return Row.told(note="no atomic scalars")
     if explanation.seed is not None:
         return Row.told(note=SAMPLED)
     cutoff = subject.calculator.network.cutoff
@@ -175,6 +180,8 @@ def locality(subject: Subject, explainer: Explainer, explanation: Explanation) -
     if refusal:
         return Row.told(note=refusal)
     near, far = (explainer(subject.calculator, _two(subject, gap)).values[: len(subject.atoms)] for gap in (2.0, 3.5))
+    if explanation.units in CHARGE_UNITS and explanation.values.ndim > 1:
+        return Row.told(largest(near - far), explanation.units, CONSERVED)
     return Row.judged(largest(near - far), _scaled(subject, explanation), explanation.units)
 
 
@@ -185,8 +192,8 @@ def size_consistency(subject: Subject, explainer: Explainer, explanation: Explan
         return Row.told(note=refusal)
     both = explainer(subject.calculator, _two(subject, 2.0)).values[: len(subject.atoms)]
     change = largest(both - explanation.values)
-    if explanation.target != "energy":
-        return Row.told(change, explanation.units, "with a copy of itself; conservation shares charge among all atoms")
+    if explanation.units in CHARGE_UNITS:
+        return Row.told(change, explanation.units, f"beside a copy of itself; {CONSERVED}")
     return Row.judged(change, _scaled(subject, explanation), explanation.units)
 
 
@@ -215,8 +222,6 @@ def _scaled(subject: Subject, explanation: Explanation) -> float:
 
 def _needs_two(subject: Subject, explanation: Explanation) -> str:
     """Why no second copy may be put beside the system; empty if one may."""
-    if explanation.level != "atom":
-        return ATOMIC_ONLY
     if explanation.seed is not None:
         return SAMPLED
     return "" if subject.isolated else OPEN_ONLY

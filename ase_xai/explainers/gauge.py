@@ -55,8 +55,15 @@ class GaugedNetwork(AtomisticNetwork):
         return self.inner.element_readouts
 
     def forward(self, graph: AtomGraph) -> AtomwiseOutput:
-        output = self.inner(graph)
-        return replace(output, energies=output.energies + self.strength * exchanged(graph, self.cutoff_function))
+        return self._shifted(self.inner(graph), graph, graph.numbers.double())
+
+    def mixed(self, graph: AtomGraph, shares: Tensor) -> AtomwiseOutput:
+        elements = torch.tensor(self.elements, dtype=torch.float64, device=shares.device)
+        return self._shifted(self.inner.mixed(graph, shares), graph, shares.double() @ elements)
+
+    def _shifted(self, output: AtomwiseOutput, graph: AtomGraph, numbers: Tensor) -> AtomwiseOutput:
+        near = self.cutoff_function(torch.linalg.vector_norm(graph.vectors, dim=1).double())
+        return replace(output, energies=output.energies + self.strength * exchanged(graph, near, numbers))
 
     def settings(self) -> dict[str, object]:
         return {"network": self.inner.settings(), "strength": self.strength}
@@ -73,11 +80,16 @@ class GaugedNetwork(AtomisticNetwork):
         return self.inner.linearize(graph)
 
 
-def exchanged(graph: AtomGraph, cutoff_function: CosineCutoff) -> Tensor:
-    """(N,) Σ_j χ_ij for c = 1, in float64; it sums to zero."""
-    near = cutoff_function(torch.linalg.vector_norm(graph.vectors, dim=1).double())
-    here = torch.zeros(len(graph.numbers), dtype=torch.float64, device=near.device)
-    a = graph.numbers.double() + here.index_add(0, graph.centers, near)
+def exchanged(graph: AtomGraph, near: Tensor, numbers: Tensor) -> Tensor:
+    """(N,) Σ_j χ_ij for c = 1, in float64; it sums to zero.
+
+    Args:
+        graph: any.
+        near: (E,) f_c(r_ij).
+        numbers: (N,) Z_i.
+    """
+    here = torch.zeros_like(numbers)
+    a = numbers + here.index_add(0, graph.centers, near)
     return here.index_add(0, graph.centers, (a[graph.centers] - a[graph.neighbors]) * near)
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from ase import Atoms
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from ase_xai.explainers.base import Explainable, answer
@@ -63,3 +65,62 @@ def open_directions(positions: NDArray[np.float64]) -> NDArray[np.float64]:
     _, singular, directions = np.linalg.svd(rows)
     rank = int((singular > 1e-9 * singular[0]).sum())
     return np.asarray(directions[rank:])
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Latent charges of one element beside reference charges.
+
+    Args:
+        element: symbol, or "all".
+        n_atoms: number of atoms.
+        correlation: Pearson's r; NaN for fewer than three atoms.
+        slope: of the reference on the latent charge.
+        same_sign: share of atoms whose charges have the same sign.
+        mean, reference_mean: e.
+    """
+
+    element: str
+    n_atoms: int
+    correlation: float
+    slope: float
+    same_sign: float
+    mean: float
+    reference_mean: float
+
+
+def compare_charges(explanations: Sequence[Explanation], references: Sequence[NDArray[np.float64]]) -> tuple[Agreement, ...]:
+    """Latent charges against a population analysis, element by element and over all atoms.
+
+    Reference analyses disagree among themselves: report the agreement, never call it a proof.
+
+    Args:
+        explanations: of `LatentCharges`.
+        references: (N,) charges in e for each of them.
+
+    Raises:
+        ValueError: other explanations, or references of other lengths.
+    """
+    if any(e.target != "charge" or e.level != "atom" for e in explanations):
+        raise ValueError("latent charges are compared, got explanations of something else. Use LatentCharges.")
+    if [len(e.values) for e in explanations] != [len(r) for r in references] or not len(explanations):
+        raise ValueError("there must be one reference charge for each atom of each explanation.")
+    numbers = np.concatenate([e.numbers for e in explanations])
+    latent = np.concatenate([e.values for e in explanations])
+    reference = np.concatenate([np.asarray(r, dtype=float) for r in references])
+    rows = {chemical_symbols[z]: numbers == z for z in np.unique(numbers)}
+    everything = {**rows, "all": np.ones(len(numbers), dtype=bool)}
+    return tuple(_agreement(name, latent[own], reference[own]) for name, own in everything.items())
+
+
+def _agreement(element: str, latent: NDArray[np.float64], reference: NDArray[np.float64]) -> Agreement:
+    varied = len(latent) > 2 and latent.std() > 0 and reference.std() > 0
+    return Agreement(
+        element,
+        len(latent),
+        float(np.corrcoef(latent, reference)[0, 1]) if varied else float("nan"),
+        float(np.polyfit(latent, reference, 1)[0]) if varied else float("nan"),
+        float((np.sign(latent) == np.sign(reference)).mean()),
+        float(latent.mean()),
+        float(reference.mean()),
+    )

@@ -84,7 +84,7 @@ def require_sound(structures: StructureSet, *, skip: bool = False) -> StructureS
 
 
 def ambiguous_dipoles(structures: StructureSet) -> dict[str, NDArray[np.bool_]]:
-    """Which labels of dipoles, (S,) each, would change with the origin (charged systems) or the choice of periodic images."""
+    """Which labels of dipoles, (S,) each, depend on the origin (charged systems) or on the choice of periodic images."""
     either = _charged(structures) | _periodic(structures)
     known = {name: ~np.isnan(np.asarray(getattr(structures, name))) for name in structures.targets if name in DIPOLES}
     return {name: either & label.reshape(len(label), -1).any(axis=1) for name, label in known.items()}
@@ -184,8 +184,8 @@ def _ambiguous(structures: StructureSet, numbers: NDArray[np.int64]) -> Iterator
             n_charged, n_periodic = (int((ambiguous & of).sum()) for of in (_charged(structures), _periodic(structures)))
             yield (
                 f"{name} is not used for {ambiguous.sum()} of {len(structures)} structures, first for "
-                f"{numbers[ambiguous.argmax()]}. It depends on the origin in charged systems ({n_charged}) and on the choice "
-                f"of images in periodic ones ({n_periodic})."
+                f"{numbers[ambiguous.argmax()]}. It depends on the origin in charged systems ({n_charged}) and on the "
+                f"choice of images in periodic ones ({n_periodic})."
             )
 
 

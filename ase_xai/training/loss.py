@@ -66,9 +66,9 @@ def refuse_missing_targets(structures: StructureSet, split: Split, weights: Loss
     for name, ambiguous in ambiguous_dipoles(structures).items():
         if name in weights.targets and ambiguous[used].any():
             raise ValueError(
-                f"the loss weighs {name}, but {ambiguous[used].sum()} structures with such a label are charged or periodic: it "
-                "depends on the origin or on the choice of images. `checks.require_sound` takes these labels away; or set this "
-                "weight to 0."
+                f"the loss weighs {name}, but {ambiguous[used].sum()} structures with such a label are charged or periodic: "
+                "it depends on the origin or on the choice of images. `checks.require_sound` takes these labels away; or "
+                "set this weight to 0."
             )
     electric = [name for name in weights.targets if name in ("dipole", "dipole_magnitude", "charges")]
     if electric and not has_charges:

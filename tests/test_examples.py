@@ -1,0 +1,71 @@
+"""The examples run, in short form, and say what they should."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(script: str, folder: Path, *arguments: str, **replaced: str) -> str:
+    """Output of an example after textual replacements that make it short."""
+    text = (EXAMPLES / script).read_text(encoding="utf-8")
+    for old, new in replaced.values():
+        assert old in text, old
+        text = text.replace(old, new)
+    for helper in ("small_molecules.py",):
+        (folder / helper).write_text((EXAMPLES / helper).read_text(encoding="utf-8"), encoding="utf-8")
+    (folder / script).write_text(text, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", script, *arguments], cwd=folder, capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_probe_maps_of_two_molecules(tmp_path: Path) -> None:
+    out = run(
+        "probe_maps.py",
+        tmp_path,
+        "maps",
+        molecules=('("benzene", "toluene", "methane", "pyrazine", "propane")', '("benzene", "methane")'),
+        probes=('("H", "C", "N", "O")', '("H",)'),
+        surface=("LocalChemicalPotential(probe=probe)", "LocalChemicalPotential(probe=probe, surface=Surface(spacing=0.6))"),
+        coarse=('LocalChemicalPotential(probe="H")', 'LocalChemicalPotential(probe="H", surface=Surface(spacing=0.6))'),
+        insertion=('InsertionEnergy(probe="H")', 'InsertionEnergy(probe="H", surface=Surface(spacing=0.8))'),
+        imported=(
+            "from ase_xai.report import",
+            "from ase_xai.explainers.surfaces import Surface\nfrom ase_xai.report import",
+        ),
+    )
+    rows = [line for line in out.splitlines() if line.startswith("| H ")]
+    assert len(rows) == 2 and "100%" in rows[1]  # methane: hydrogens all around, all points trusted
+    for name in ("probe-H.png", "insertion-H.png", "benzene.html"):
+        assert (tmp_path / "maps" / name).stat().st_size > 10_000
+
+
+def test_the_gallery_compares_two_networks(tmp_path: Path) -> None:
+    out = run(
+        "gallery.py", tmp_path, "gallery", fewer=("for name in BUILDERS}", 'for name in ("methane", "ethanol", "furan")}')
+    )
+    rows = [[cell.strip() for cell in line.split("|")] for line in out.splitlines() if line.startswith("| H |")]
+    assert [row[2] for row in rows] == ["14", "14"]
+    assert float(rows[1][5]) > 0.8  # charges of hydrogen: both networks agree
+    assert (tmp_path / "gallery" / "gallery-energies.png").stat().st_size > 10_000
+
+
+def test_elements_cluster_by_group(tmp_path: Path) -> None:
+    out = run("elements.py", tmp_path, "elements")
+    (line,) = (line for line in out.splitlines() if line.startswith("distance within groups"))
+    assert float(line.split("p = ")[1].split()[0]) < 0.01
+    assert (tmp_path / "elements" / "embedding.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_every_example_says_how_to_run_it(script: str) -> None:
+    text = (EXAMPLES / script).read_text(encoding="utf-8")
+    assert f"python examples/{script}" in text or "other examples use" in text or "uses this" in text
