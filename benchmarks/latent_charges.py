@@ -18,11 +18,11 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 from ase.data import chemical_symbols
 from ase.units import Hartree
 
 from ase_xai.training import Columns, GraphLoader, StructureSet, read
-from ase_xai.training.evaluation import predicted
 from ase_xai.weights import LoadedWeights, resolve
 
 
@@ -41,9 +41,14 @@ def compare(title: str, numbers: np.ndarray, latent: np.ndarray, reference: np.n
 
 
 def latent_of(weights: LoadedWeights, structures: StructureSet) -> np.ndarray:
-    charges = predicted(weights.network, GraphLoader(structures, weights.network.cutoff), np.arange(len(structures))).charges
-    assert charges is not None
-    return charges
+    """(N,) charges in e of all atoms, structure after structure."""
+    loader, found = GraphLoader(structures, weights.network.cutoff), []
+    with torch.no_grad():
+        for part in np.array_split(np.arange(len(structures)), max(1, len(structures) // 100)):
+            charges = weights.network(loader.batch(part)[0]).charges
+            assert charges is not None
+            found.append(charges.numpy())
+    return np.concatenate(found)
 
 
 def unseen(weights: LoadedWeights, structures: StructureSet, groups: np.ndarray) -> np.ndarray:

@@ -246,6 +246,7 @@ def draw(found: dict[tuple[str, str], Recovery], path: Path) -> None:
             axes.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", xlabel=f"planted ({units})")
             axes.set_title(f"{truth.title}\n{architecture}, left over {one.leftover:.2f}", fontsize=9, loc="left")
             axes.legend(frameon=False, fontsize=8, loc="upper left", handletextpad=0.1)
+            axes.locator_params(nbins=5)
             axes.spines[["top", "right"]].set_visible(False)
             if column == 0:
                 axes.set_ylabel(f"recovered ({units})")

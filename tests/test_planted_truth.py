@@ -42,17 +42,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def lennard_jones(example: ModuleType, folder: Path) -> NetworkCalculator:
-    return example.fitted("lennard-jones", "behler-parrinello", folder, n_structures=200, steps=300)
+    return example.fitted("lennard-jones", "behler-parrinello", folder, n_structures=160, steps=200)
 
 
 @pytest.fixture(scope="module")
 def emt(example: ModuleType, folder: Path) -> NetworkCalculator:
-    return example.fitted("emt", "schnet", folder, n_structures=200, steps=300)
+    return example.fitted("emt", "schnet", folder, n_structures=160, steps=200)
 
 
 @pytest.fixture(scope="module")
 def charges(example: ModuleType, folder: Path) -> NetworkCalculator:
-    return example.fitted("charges", "schnet", folder, n_structures=200, steps=300)
+    return example.fitted("charges", "schnet", folder, n_structures=160, steps=200)
 
 
 def held_out(example: ModuleType, name: str, n: int = 30) -> list[Atoms]:
