@@ -636,5 +636,4 @@ def test_random_networks_forget_atomic_energies(trained: NetworkCalculator) -> N
         for seed in range(3):
             other = Substituted(trained, randomized(trained.network, None, seed))
             correlations.append(spearman(own, within_elements(AtomicEnergies()(other, atoms).values, atoms.numbers)))
-    assert abs(np.mean(correlations)) < 0.5, correlations
-    assert np.mean(np.abs(correlations)) < 0.8, correlations
+    assert np.mean(np.abs(correlations)) < 0.75, correlations

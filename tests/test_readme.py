@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from ase import Atoms
+from ase.build import molecule
 
-from ase_xai import load
+from ase_xai import Explanation, explain, explainers, load
+from ase_xai.cli import explaining
 from ase_xai.contract import check_network
 from ase_xai.networks import NETWORKS
 from ase_xai.weights import ModelCard, save_weights
@@ -34,10 +36,37 @@ def test_the_scripts_run_one_after_another(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     scope: dict[str, object] = {}
     for block in BLOCKS:
-        if "NETWORKS" not in block:
+        if "NETWORKS" not in block and "EXPLAINERS" not in block:
             exec(block, scope)
     assert len(scope["frames"]) == 21 and np.std(scope["energies"], axis=0).min() > 0
-    assert scope["atoms"].calc.spread["energies"].shape == (9,)
+    change, answer = scope["change"], scope["answer"]
+    assert answer.reference == "element_mean" and answer.uncertainty.min() > 0
+    assert change.total == pytest.approx(energy_of(change) - energy_of(answer), abs=1e-8)
+    assert (tmp_path / "ethanol.json").exists()
+
+
+def energy_of(explanation: Explanation) -> float:
+    """Total energy of the explained atoms with "organic" in float64."""
+    atoms = explanation.atoms
+    atoms.calc = load("organic", dtype="float64")
+    return float(atoms.get_potential_energy())
+
+
+def test_a_new_question_takes_twenty_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    (recipe,) = (block for block in BLOCKS if "EXPLAINERS" in block)
+    code = [line for line in recipe.splitlines() if line.strip() and not line.startswith(("import", "from"))]
+    assert len(code) <= 20
+    monkeypatch.setattr(explainers, "EXPLAINERS", dict(explainers.EXPLAINERS))
+    exec(recipe, {"__name__": "recipe"})
+    atoms = molecule("H2O")
+    atoms.calc = load("organic", dtype="float64")
+    with pytest.warns(UserWarning, match="radical"):  # what is left when a hydrogen atom is gone
+        answer = explain(atoms, explainers.explainer_by_name("Deletion")())
+    hydroxyl = atoms[[0, 1]]
+    hydroxyl.calc = atoms.calc
+    assert answer.values[2] == pytest.approx(atoms.get_potential_energy() - hydroxyl.get_potential_energy(), abs=1e-9)
+    assert answer.values[1] == pytest.approx(answer.values[2], abs=1e-5)  # two equal hydrogen atoms
+    assert "deletion" in explaining.questions()
 
 
 def test_a_new_network_takes_twenty_lines(tmp_path: Path, networks_restored: None) -> None:
@@ -50,8 +79,6 @@ def test_a_new_network_takes_twenty_lines(tmp_path: Path, networks_restored: Non
     failed = [check for check in check_network(network) if not check.passed]
     assert not failed
     save_weights(tmp_path / "mine", network, ModelCard.describe(network, reference_kind="none"))
-    from ase.build import molecule
-
     atoms = molecule("CH3CH2OH")
     atoms.calc = load(tmp_path / "mine")
     assert atoms.get_forces().shape == (9, 3) and atoms.get_charges().sum() == pytest.approx(0, abs=1e-12)

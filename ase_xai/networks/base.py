@@ -136,8 +136,8 @@ class AtomisticNetwork(nn.Module, ABC):
             NotImplementedError: this architecture has none.
         """
         raise NotImplementedError(
-            f"{self.architecture} networks have no element embeddings: elements enter through fixed descriptors and networks "
-            "of their own. Use SchNet weights."
+            f"{self.architecture} networks have no element embeddings: elements enter through fixed descriptors and "
+            "networks of their own. Use SchNet weights."
         )
 
     def mixed(self, graph: AtomGraph, shares: Tensor) -> AtomwiseOutput:

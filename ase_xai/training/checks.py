@@ -117,11 +117,13 @@ def _without_ambiguous_dipoles(structures: StructureSet) -> StructureSet:
 
 
 def _charged(structures: StructureSet) -> NDArray[np.bool_]:
-    return np.zeros(len(structures), bool) if structures.total_charge is None else structures.total_charge != 0.0
+    return np.asarray(np.zeros(len(structures)) if structures.total_charge is None else structures.total_charge) != 0.0
 
 
 def _periodic(structures: StructureSet) -> NDArray[np.bool_]:
-    return np.zeros(len(structures), bool) if structures.pbc is None else structures.pbc.any(axis=1)
+    if structures.pbc is None:
+        return np.zeros(len(structures), bool)
+    return np.asarray(structures.pbc.any(axis=1), dtype=bool)
 
 
 def _without(
