@@ -289,6 +289,9 @@ def test_explain_prints_and_writes_answers(folder: Path, call: Call) -> None:
     assert atoms.arrays["xai_energy"] == pytest.approx(energies.values, abs=1e-6)
     assert atoms.arrays["xai_charge"] == pytest.approx(charges.values, abs=1e-6)
     assert f"{energies.values[0]:.4f}" in result.stdout
+    assert Path("answers/ethanol.latent-charges.png").read_bytes().startswith(b"\x89PNG")
+    assert not Path("answers/ethanol.atomic-energies.png").exists()  # these weights know no reference to draw them against
+    assert "3Dmol" in Path("answers/ethanol.latent-charges.html").read_text(encoding="utf-8")
     assert_refused(call("explain", "ethanol.xyz", "--out", "answers"), "exists")
     assert call("explain", "ethanol.xyz", "--out", "answers", "--overwrite").exit_code == 0
 

@@ -113,7 +113,9 @@ def print_answer(answer: Explanation) -> None:
 
 
 def written(answers: list[Explanation], folder: Path, stem: str, overwrite: bool) -> list[Path]:
-    """Paths of everything written: each answer as JSON, atomic scalars together in one extxyz file."""
+    """Paths of everything written: each answer as JSON and, where its level has a figure, as PNG; surfaces as a page for the
+    browser and as PLY, grids as cube files; atomic scalars together in one extxyz file.
+    """
     import io
 
     from ase.io import write
@@ -134,4 +136,44 @@ def written(answers: list[Explanation], folder: Path, stem: str, overwrite: bool
     buffer = io.StringIO()
     write(buffer, atoms, format="extxyz")
     write_atomically(structure, buffer.getvalue().encode())
-    return [*paths, structure]
+    return [*paths, structure, *(path for answer, base in zip(answers, paths, strict=True) for path in drawn(answer, base))]
+
+
+def drawn(answer: Explanation, base: Path) -> list[Path]:
+    """Paths of the pictures of an answer, named after `base` without its ending."""
+    from ase_xai import report
+    from ase_xai.report.volumes import write_cube, write_mesh
+
+    for reference in ("element_mean", "composition", "free_atom"):  # bare energies are not drawn
+        if answer.target == "energy" and answer.reference == "none" and reference in answer.baselines:
+            answer = answer.relative(reference)
+    if answer.target == "energy" and answer.level == "atom" and answer.reference == "none":
+        typer.echo(f"not drawn: {answer.method} without a reference, which these weights do not bring.")
+        return []
+    image, written = base.with_suffix(".png"), []
+    one_number = answer.values.ndim == 1
+    if answer.level == "atom" and one_number:
+        report.molecule(answer).savefig(image, dpi=150)
+        report.write_page(answer, base.with_suffix(".html"))
+        written = [image, base.with_suffix(".html")]
+    elif answer.level == "tuple" and one_number:
+        report.decay(answer).savefig(image, dpi=150)
+        written = [image]
+    elif answer.level == "element" and answer.values.ndim == 2 and answer.values.shape[1] > 1:
+        report.embedding(answer).savefig(image, dpi=150)
+        written = [image]
+    elif answer.level in ("surface", "points") and one_number:
+        report.probe_surfaces(answer).savefig(image, dpi=150)
+        written = [image]
+        if answer.level == "surface":
+            report.write_page(answer, base.with_suffix(".html"))
+            write_mesh(answer, base.with_suffix(".ply"))
+            written += [base.with_suffix(".html"), base.with_suffix(".ply")]
+    elif answer.level == "grid" and one_number and answer.grid_shape is not None:
+        if 1 in answer.grid_shape:
+            report.probe_planes(answer).savefig(image, dpi=150)
+            written = [image]
+        else:
+            write_cube(answer, base.with_suffix(".cube"))
+            written = [base.with_suffix(".cube")]
+    return written
