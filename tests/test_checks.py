@@ -228,7 +228,7 @@ def test_independently_shaken_structures_are_no_path(name: str) -> None:
     """From one side of a steep well to the other, mean forces do more work than energies change, in the best of units."""
     data = shaken(*SHAKEN[name])
     assert said(data) == ""
-    assert "as of energies in kcal/mol" in said(scaled(data, energy=23.0605))
+    assert "times as much as by the work of the forces" in said(scaled(data, energy=23.0605))
     assert "a reversed sign of the forces" in said(scaled(data, forces=-1.0))
 
 

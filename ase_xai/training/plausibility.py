@@ -15,6 +15,7 @@ from ase_xai.training.units import ENERGY, LENGTH, factor
 
 SAMPLE = 1000  # structures that are looked at
 NEAR = 0.15  # Å; rms displacement below which energies change by the work of mean forces
+TIGHT = 0.07  # share of the changes left over by a factor near one that is believed: mean forces alone can be off by a third
 PER_BLOCK = 60  # pairs of geometries, or bonds, that are judged together
 STIFFNESS = 30.0  # eV/Å^2; bonds of H to C, N, O and S have 20 to 55 in sets of any temperature
 STRETCHED = 0.015  # Å; deviation of bond lengths from which on stretching, not chemistry, makes the force
@@ -141,7 +142,7 @@ def work_of_forces(structures: StructureSet) -> Iterator[str]:
         as_found, as_stated = (float(np.median(np.abs(changes - f * works))) / scale for f in (ratio, 1.0))
         if min(as_found, as_stated) > 0.25:
             return None
-        if as_stated < max(0.3, 3 * as_found):
+        if as_stated < max(0.3, 3 * as_found) or (0.4 < ratio < 2.5 and as_found > TIGHT):
             return FINE, ""
         causes = {f"energies in {unit}": 1 / value for unit, value in ENERGY.items() if value != 1.0}
         causes |= {f"forces in {unit}": factor("forces", unit) for unit in FORCE_UNITS}
