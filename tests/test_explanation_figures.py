@@ -20,6 +20,7 @@ from ase.build import molecule as ase_molecule
 from explained import NETWORKS, write_weights
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import PathCollection
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Polygon, Rectangle
@@ -516,9 +517,7 @@ def test_values_by_element() -> None:
     assert [t.get_text() for t in axes.get_xticklabels()] == ["H\nn = 18", "C\nn = 6", "O\nn = 3"]
     medians = [line.get_ydata()[0] for line in axes.lines if len(line.get_ydata()) == 2 and line.get_linewidth() > 1.5]
     assert medians == pytest.approx([statistics.median(values[numbers == z].tolist()) for z in (1, 6, 8)])
-    points = np.concatenate(
-        [c.get_offsets() for c in axes.collections if len(c.get_offsets()) and c.get_paths()[0].codes is not None]
-    )
+    points = np.concatenate([c.get_offsets() for c in axes.collections if isinstance(c, PathCollection)])
     assert sorted(points[:, 1]) == pytest.approx(sorted(values))
     assert np.array_equal(np.sort(np.rint(points[:, 0])), np.repeat([0, 1, 2], [18, 6, 3]))
 

@@ -15,6 +15,7 @@ from ase_xai.networks.base import AtomwiseOutput
 from ase_xai.networks.probing import Listener
 
 QUANTITIES = ("energy", "charge")
+MANY = 1000
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,8 @@ class LocalChemicalPotential(ProbeExplainer):
         probe, points, surface, grid, plane, scale, reference, closest, chunk: see `ProbeExplainer`.
         quantity: "energy" or "charge".
         tabulated: interpolate SchNet's filters from tables of the distance, many times faster and exact to about 1e-7 eV in
-            float64, in float32 to its rounding; other networks are always evaluated exactly.
+            float64, in float32 to its rounding. None does so for more than 1000 points, below which making the tables takes
+            longer than it saves. Other networks are always evaluated exactly.
 
     Raises:
         ValueError: unknown element, places or quantity; charges of a network without them.
@@ -47,13 +49,14 @@ class LocalChemicalPotential(ProbeExplainer):
     """
 
     quantity: str = "energy"
-    tabulated: bool = True
+    tabulated: bool | None = None
 
     def __call__(self, calculator: Explainable, atoms: Atoms) -> Explanation:
         if self.quantity not in QUANTITIES:
             raise ValueError(f"quantity must be one of {', '.join(QUANTITIES)}, got {self.quantity!r}.")
         site = self.site(calculator, atoms)
-        listener = Listener(calculator.network, site.surroundings, site.number, tabulated=self.tabulated)
+        tabulated = len(site.points) > MANY if self.tabulated is None else self.tabulated
+        listener = Listener(calculator.network, site.surroundings, site.number, tabulated=tabulated)
         isolated = listener.isolated()
         if self.quantity == "charge" and isolated.charges is None:
             why = "it conserves charge by other than one common shift" if calculator.network.has_charges else "it has none"
