@@ -526,7 +526,12 @@ def test_statistics_mask_what_is_loose(name: str, quantity: str, reference: str)
     )(calculator, atoms)
     assert np.array_equal(answer.mask, leverage <= limit) and answer.mask.sum() == 15
     assert np.allclose(answer.uncertainty, sigma, rtol=1e-8, atol=1e-12)
-    assert "15 of 30 points masked: looser than 99 % of the training atoms of N" in " ".join(answer.notes)
+    assert "15 of 30 points masked: leverage above that of 99 % of the training atoms of N." in answer.notes
+    everything = {"points": points, "quantity": quantity, "closest": 0.0}
+    twice = LocalChemicalPotential("N", limit=2.0, **everything)(calculator, atoms)
+    assert np.array_equal(twice.mask, leverage <= 2 * limit) and "above 2 times that of 99 %" in " ".join(twice.notes)
+    unmasked = LocalChemicalPotential("N", limit=None, **everything)(calculator, atoms)
+    assert unmasked.mask.all() and "Not masked (limit=None)" in " ".join(unmasked.notes)
 
 
 @pytest.mark.parametrize("name", ["schnet", "bp-elements"])
@@ -596,6 +601,7 @@ def test_an_ensemble_maps_its_mean_and_spread(calculators: dict[str, NetworkCalc
         ({"quantity": "force"}, "energy, charge, got 'force'"),
         ({"surface": "ball"}, "'ball'"),
         ({"chunk": 0}, "chunk must be positive"),
+        ({"limit": -1.0}, "limit must be positive or None"),
         ({"closest": 1.5}, "closest must be"),
         ({"surface": Surface(), "scale": 1.3}, "given by name"),
         ({"surface": "schnet", "scale": 1.3}, "no scale"),

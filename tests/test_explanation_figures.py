@@ -411,6 +411,7 @@ def test_a_gallery_has_one_scale() -> None:
     first, second = (circles(axes) for axes in figure.axes if circles(axes))
     assert first[0].get_facecolor() == second[2].get_facecolor() != circles(gallery(weak).axes[0])[0].get_facecolor()
     assert {"weak", "strong"} <= {axes.get_title() for axes in figure.axes}
+    assert "weak, 1σ 0.1 eV" in {axes.get_title() for axes in gallery({"weak": replace(weak, **SPREAD)}).axes}
     same = [axes.get_title() for axes in gallery([explained("CH4"), explained("CH4", 1)]).axes]
     assert same[:2] == ["CH$_{4}$ (1)", "CH$_{4}$ (2)"]
 
@@ -490,7 +491,7 @@ def test_probes_share_a_scale_and_masks_are_gray() -> None:
     pixels = picture(hidden.axes[0])[0]
     assert np.ptp(pixels[pixels[..., 3] > 0][:, :3], axis=1).max() < 1e-9, "an untrusted surface has a color"
     assert [c.hatches for c in hidden.axes[0].collections] == [["////"]]
-    assert "266 values not to be trusted" in words(hidden)
+    assert "not to be trusted: 266 of 266 values" in words(hidden) and "No value is to be trusted" in words(hidden)
 
 
 def test_planes_put_values_in_their_places() -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from ase_xai.explainers.base import Explainable
 from ase_xai.explainers.explanation import Explanation
-from ase_xai.explainers.probes import ProbeExplainer, Rigidity
+from ase_xai.explainers.probe_rigidity import Rigidity
+from ase_xai.explainers.probes import ProbeExplainer
 from ase_xai.networks.base import AtomwiseOutput
 from ase_xai.networks.probing import Listener
 
@@ -31,11 +32,10 @@ class LocalChemicalPotential(ProbeExplainer):
     conservation gives to the molecule's atoms, minus the same of a lone probe (the shift cancels in this difference).
 
     Ω depends on how the network splits the energy between atoms; its gauge-invariant sibling is `InsertionEnergy`. An atom
-    without a bonded partner is unlike most training data: look at the mask. With training statistics, points are masked
-    where the leverage of the probe's last-layer inputs exceeds the 99th percentile over training atoms of its element.
+    without a bonded partner is unlike most training data: look at the mask.
 
     Args:
-        probe, points, surface, grid, plane, scale, reference, closest, chunk: see `ProbeExplainer`.
+        probe, points, surface, grid, plane, scale, reference, closest, limit, chunk: see `ProbeExplainer`.
         quantity: "energy" or "charge".
         tabulated: interpolate SchNet's filters from tables of the distance, many times faster and exact to about 1e-7 eV in
             float64, in float32 to its rounding. None does so for more than 1000 points, below which making the tables takes
@@ -63,7 +63,8 @@ class LocalChemicalPotential(ProbeExplainer):
             raise ValueError(f"{calculator.model} has no charges that a probe could show: {why}. Use other weights.")
         rigidity = Rigidity.of(
             calculator,
-            site,
+            site.surroundings.graph,
+            site.number,
             listener.molecule,
             isolated,
             readout=self.quantity,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -13,11 +14,13 @@ from torch import Tensor
 from ase_xai.explainers.base import Explainable
 from ase_xai.explainers.explanation import Explanation
 from ase_xai.explainers.places import own_images
-from ase_xai.explainers.probes import ProbeExplainer, Rigidity, Site, head_of
+from ase_xai.explainers.probe_rigidity import Rigidity, head_of
+from ase_xai.explainers.probes import ProbeExplainer, Site
 from ase_xai.graph import AtomGraph
 from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput
 from ase_xai.networks.probing import Listener, inserted, insertion_chunk, lone
 
+RULES = ("Invariant up to one constant per element.", "The residual is that of its split into probe and molecule.")
 COLUMNS = ("value", "probe", "molecule", "leverage", "variance")
 
 
@@ -46,16 +49,20 @@ class InsertionEnergy(ProbeExplainer):
 
         ΔE_A = [E_probe - E(A)] + Σ_i [E_i with the probe - E_i without]
 
-    Each point is an evaluation of N + 1 atoms, many in one batch. In a periodic system every cell gets an atom.
+    Each point is an evaluation of N + 1 atoms, many in one batch; a surface given by name is therefore made on a coarser
+    grid than that of `LocalChemicalPotential` (0.4 Å). To show both side by side, give both the same `Surface`. In a periodic
+    system every cell gets an atom.
 
     Args:
-        probe, points, surface, grid, plane, scale, reference, closest, chunk: see `ProbeExplainer`.
+        probe, points, surface, grid, plane, scale, reference, closest, limit, chunk: see `ProbeExplainer`.
 
     Raises:
         ValueError: unknown element or place.
 
     Source: this project; the vertical (unrelaxed) form of an adsorption energy.
     """
+
+    own_spacing: ClassVar[float] = 0.4
 
     def __call__(self, calculator: Explainable, atoms: Atoms) -> Explanation:
         return self.parts(calculator, atoms).total
@@ -67,7 +74,7 @@ class InsertionEnergy(ProbeExplainer):
         listener = Listener(network, site.surroundings, site.number, tabulated=False)
         isolated = listener.isolated()
         before = listener.molecule.energies.double().sum()
-        rigidity = Rigidity.of(calculator, site, listener.molecule, isolated, relative=relative)
+        rigidity = Rigidity.of(calculator, graph, site.number, listener.molecule, isolated, relative=relative)
         alone = torch.zeros(0)
         if rigidity is not None and isolated.energy_inputs is not None:
             alone = _summed(network, lone(graph, site.number, graph.positions[:1]), isolated.energy_inputs)
@@ -109,7 +116,7 @@ class InsertionEnergy(ProbeExplainer):
             units="eV",
             gauge="invariant",
             residual=float(gaps.max()),
-            notes=("Invariant up to one constant per element. The residual is that of its split into probe and molecule.",),
+            notes=(*RULES, *_odd_electrons(calculator, site)),
         )
         constant = alone if self.reference == "isolated" else 0.0
         probe = np.where(site.touching, alone, columns["probe"]) - constant
@@ -120,6 +127,14 @@ class InsertionEnergy(ProbeExplainer):
             probe=replace(share, values=probe, target=f"probe's share of the {total.target}"),
             molecule=replace(share, values=molecule, target=f"molecule's share of the {total.target}", reference="none"),
         )
+
+
+def _odd_electrons(calculator: Explainable, site: Site) -> tuple[str, ...]:
+    graph = site.surroundings.graph
+    n_electrons = int(graph.numbers.sum()) + site.number - round(float(graph.total_charge[0]))
+    if not (calculator.card.closed_shell and n_electrons % 2):
+        return ()
+    return (f"With {site.symbol} the system is a radical; the network was trained on closed shells only.",)
 
 
 def _looseness(

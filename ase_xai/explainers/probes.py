@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -17,10 +17,9 @@ from torch import Tensor
 from ase_xai.explainers.base import Explainable, answer, plain
 from ase_xai.explainers.explanation import Explanation
 from ase_xai.explainers.places import Grid, Images, Place, Placed, Plane, Points
+from ase_xai.explainers.probe_rigidity import Rigidity
 from ase_xai.explainers.surfaces import Surface
-from ase_xai.networks.base import AtomwiseOutput
 from ase_xai.networks.probing import Surroundings, chunks
-from ase_xai.statistics import HeadStatistics, placed
 
 TOUCHING = 0.1
 """Å; a point closer to an atom is on it: calculators refuse such atoms, and directions lose their meaning."""
@@ -41,8 +40,14 @@ class ProbeExplainer(ABC):
         reference: "isolated" subtracts what the network says of a lone probe, "none" nothing.
         closest: points closer to an atom than this fraction of the sum of covalent radii are inside it and masked. No bond
             of a molecule at rest is shorter than 0.75 of that sum.
+        limit: with training statistics, points are masked where the leverage of the probe's last-layer inputs exceeds this
+            multiple of the 99th percentile over training atoms of its element; None masks none. A probe without a bonded
+            partner is unlike most training atoms: at 1, whole maps may be masked, and say so.
         chunk: points per evaluation; None takes what fits into 256 MB.
     """
+
+    own_spacing: ClassVar[float] = 0.25
+    """Å of the grid under a surface given by name."""
 
     probe: str | int = "H"
     points: ArrayLike | None = None
@@ -52,6 +57,7 @@ class ProbeExplainer(ABC):
     scale: float = 1.0
     reference: str = "isolated"
     closest: float = 0.6
+    limit: float | None = 1.0
     chunk: int | None = None
 
     def __post_init__(self) -> None:
@@ -62,6 +68,8 @@ class ProbeExplainer(ABC):
             raise ValueError(f'reference must be "isolated" or "none", got {self.reference!r}.')
         if self.chunk is not None and self.chunk < 1:
             raise ValueError(f"chunk must be positive, got {self.chunk}. It is a number of points per evaluation.")
+        if self.limit is not None and not self.limit > 0:
+            raise ValueError(f"limit must be positive or None, got {self.limit}. It is a multiple of a usual leverage.")
         if not 0.0 <= self.closest < 1.0:
             raise ValueError(f"closest must be from 0 to 1, got {self.closest}. At 1 atoms are as close as in a bond.")
         if self.scale != 1.0 and (isinstance(self.surface, Surface) or (given and given != ["surface"])):
@@ -83,7 +91,9 @@ class ProbeExplainer(ABC):
         if self.grid is not None:
             size, margin = self.grid
             return Grid(margin=margin, **({"spacing": size} if np.isscalar(size) else {"shape": tuple(size)}))
-        return self.surface if isinstance(self.surface, Surface) else Surface(self.surface or "vdw", self.scale)
+        if isinstance(self.surface, Surface):
+            return self.surface
+        return Surface(self.surface or "vdw", self.scale, self.own_spacing)
 
     def site(self, calculator: Explainable, atoms: Atoms) -> Site:
         """Everything about atoms, points and probe that an evaluation needs."""
@@ -151,8 +161,8 @@ class Site:
     ) -> Explanation:
         """An `Explanation` of `columns["value"]`, masked by overlap and, with statistics, by `columns["leverage"]`."""
         loose = np.zeros(len(self.points), dtype=bool)
-        if rigidity is not None:
-            loose = ~self.inside & ~(columns["leverage"] <= rigidity.limit)
+        if rigidity is not None and explainer.limit is not None:
+            loose = ~self.inside & ~(columns["leverage"] <= explainer.limit * rigidity.usual)
         relative = explainer.reference == "isolated"
         values = np.where(self.touching, isolated, columns["value"]) - (isolated if relative else 0.0)
         settings = {"probe": self.symbol, "place": described(explainer.place), "isolated_atom": isolated}
@@ -185,86 +195,12 @@ class Site:
             )
         if rigidity is None:
             return [*notes, "The weights have no statistics of this readout: points unlike anything learned are not masked."]
-        than = f"looser than 99 % of the training atoms of {self.symbol} (leverage)"
-        return [
-            *notes,
-            f"{loose.sum()} {of}: {than if rigidity.limit > 0 else f'there are no training atoms of {self.symbol}'}.",
-        ]
-
-
-@dataclass(frozen=True, eq=False)
-class Rigidity:
-    """How firmly the training data hold the readout of one element: leverage and variance of last-layer inputs.
-
-    Args:
-        factor: (d + 1, d + 1) R with |R·(f, 1)|² = f·C·fᵀ for inputs f of this element.
-        isolated: (d,) inputs of a lone probe, or None if its value is not subtracted.
-        limit: 99th percentile of the leverage over training atoms of the element.
-        scale: α².
-    """
-
-    factor: Tensor
-    isolated: Tensor | None
-    limit: float
-    scale: float
-
-    @classmethod
-    def of(
-        cls,
-        calculator: Explainable,
-        site: Site,
-        molecule: AtomwiseOutput,
-        isolated: AtomwiseOutput,
-        *,
-        readout: str = "energy",
-        relative: bool,
-    ) -> Rigidity | None:
-        """For readout "energy" or "charge"; None where weights or network do not tell.
-
-        A charge is held by f - f̄, the mean taken over the molecule, whose conservation shift the probe shares.
-        """
-        network, statistics = calculator.network, head_of(calculator, readout)
-        alone, others = getattr(isolated, f"{readout}_inputs"), getattr(molecule, f"{readout}_inputs")
-        if statistics is None or alone is None or others is None:
-            return None
-        graph, identity = site.surroundings.graph, torch.eye(len(statistics.gram), dtype=torch.float64)
-        elements = network.element_index(torch.cat([graph.numbers, graph.numbers.new_tensor([site.number])])).cpu()
-        size = alone.shape[1] + 1
-        start = int(elements[-1]) * size if network.element_readouts else 0
-        basis = identity[:, start : start + size].clone()
-        if readout == "charge":
-            rows = placed(others.cpu(), elements[:-1], len(network.elements), by_element=network.element_readouts)
-            basis[:, -1] -= rows.mean(dim=0)
-        lower = torch.linalg.cholesky(statistics.gram + statistics.ridge * identity)
-        return cls(
-            factor=torch.linalg.qr(torch.linalg.solve_triangular(lower, basis, upper=False)).R,
-            isolated=alone[0].double().cpu() if relative else None,
-            limit=float(statistics.leverage[elements[-1], 1]),
-            scale=float(statistics.scale),
-        )
-
-    def leverage(self, inputs: Tensor) -> Tensor:
-        """(P,) f·C·fᵀ of inputs (P, d)."""
-        return self._quadratic(inputs.double().cpu(), 1.0)
-
-    def variance(self, inputs: Tensor) -> Tensor:
-        """(P,) σ² of what is shown: the readout, or its difference from the lone probe's."""
-        rows = inputs.double().cpu()
-        return self.scale * (
-            self._quadratic(rows, 1.0) if self.isolated is None else self._quadratic(rows - self.isolated, 0.0)
-        )
-
-    def _quadratic(self, inputs: Tensor, constant: float) -> Tensor:
-        extended = torch.cat([inputs, inputs.new_full((len(inputs), 1), constant)], dim=1)
-        return ((extended @ self.factor.T) ** 2).sum(dim=1)
-
-
-def head_of(calculator: Explainable, readout: str) -> HeadStatistics | None:
-    """What the weight file says about the readout "energy" or "charge"; None if nothing."""
-    statistics = calculator.statistics
-    if statistics is None:
-        return None
-    return statistics.energies if readout == "energy" else statistics.charges
+        if explainer.limit is None:
+            return [*notes, "Not masked (limit=None): points unlike anything learned."]
+        times = "" if explainer.limit == 1.0 else f"{explainer.limit:g} times "
+        atoms = f"training atoms of {self.symbol}"
+        why = f"leverage above {times}that of 99 % of the {atoms}" if rigidity.usual > 0 else f"there are no {atoms}"
+        return [*notes, f"{loose.sum()} {of}: {why}."]
 
 
 def known_element(calculator: Explainable, probe: str | int) -> int:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ase_xai.explainers.explanation import Explanation
 from ase_xai.report import colors
 from ase_xai.report.colors import Floats, Scale, Several, number
-from ase_xai.report.sheets import TINY, chart, style
+from ase_xai.report.sheets import TINY, chart, mark_logarithmic, style
 from ase_xai.report.training import BLUE, GRAY, INK, LARGE, LIGHT, MEDIUM, SMALL, VERMILLION
 
 if TYPE_CHECKING:
@@ -74,13 +74,15 @@ def by_element(explanations: Several) -> Figure:
     lines = colors.legend(records, scale.words, f"{len(records)} explanations. Black bar: median; width: density of values.")
     figure, axes = chart(max(4.6, 1.5 + 1.05 * len(elements)), 3.9, lines)
     style(axes, "", colors.quantity(records[0]))
-    axes.axhline(0, color=GRAY, linewidth=0.8)
-    if scale.logarithmic:
-        axes.set_yscale("log")
     for place, element in enumerate(elements):
         of_element = numbers == element
         spread = np.concatenate(spreads)[of_element]
         _draw_strip(axes, place, values[of_element], trusted[of_element], spread, scale)
+    if scale.logarithmic:
+        axes.set_yscale("log")
+        mark_logarithmic(axes.yaxis, *axes.get_ylim())
+    else:
+        axes.axhline(0, color=GRAY, linewidth=0.8, zorder=1)
     counts = [int(np.count_nonzero(numbers == element)) for element in elements]
     titles = [f"{chemical_symbols[z]}\nn = {n}" for z, n in zip(elements, counts, strict=True)]
     axes.set_xticks(range(len(elements)), titles, fontsize=MEDIUM)

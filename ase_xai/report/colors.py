@@ -28,6 +28,7 @@ OTHER_SIGNED, UNSIGNED = "PuOr_r", "cividis"
 ENDS = 0.1, 0.9  # part of a color map that is used: shading in 3-D would darken the rest to black
 N_COLORS = 256
 PERCENTILE = 98.0
+ROUNDING = 1e-9  # relative; equal values do not count as beyond their own percentile
 UNTRUSTED = "#BDBDBD"
 HATCH = "////"
 SHOWN = ("values", "uncertainty")
@@ -84,6 +85,8 @@ class Scale:
     @property
     def words(self) -> str:
         """The limits and where they come from."""
+        if not self.n_values:
+            return "No value is to be trusted, so none has a color."
         beyond = f", {self.n_beyond} beyond" if self.n_beyond else ""
         if self.logarithmic:
             share = f"{100 - PERCENTILE:.0f}nd to {PERCENTILE:.0f}th percentile of {self.n_values:,} values{beyond}"
@@ -111,11 +114,11 @@ def scale_of(numbers: Floats, units: str, *, signed: bool) -> Scale:
         positive = numbers[numbers > 0]
         low, high = np.percentile(positive, [100 - PERCENTILE, PERCENTILE]) if positive.size else (0.1, 1.0)
         low, high = (low, high) if high > 1.01 * low else (low / 1.1, low * 1.1)
-        n_beyond = int(np.count_nonzero((numbers < low) | (numbers > high)))
+        n_beyond = int(np.count_nonzero((numbers < low * (1 - ROUNDING)) | (numbers > high * (1 + ROUNDING))))
         return Scale(UNSIGNED, float(low), float(high), True, units, numbers.size, n_beyond)
     limit = float(np.percentile(np.abs(numbers), PERCENTILE)) if numbers.size else 1.0
     limit = limit or float(np.abs(numbers).max(initial=0.0)) or 1.0
-    n_beyond = int(np.count_nonzero(np.abs(numbers) > limit))
+    n_beyond = int(np.count_nonzero(np.abs(numbers) > limit * (1 + ROUNDING)))
     return Scale(SIGNED.get(units, OTHER_SIGNED), -limit, limit, False, units, numbers.size, n_beyond)
 
 
@@ -216,7 +219,8 @@ def quantity(explanation: Explanation, show: str = "values") -> str:
         return f"uncertainty of {name}, 1σ ({shown_units(e.units)})"
     if e.reference.startswith("another explanation"):
         return f"difference in {name} ({shown_units(e.units)})"
-    return f"{name}{'' if e.reference == 'none' else f' − {e.reference}'} ({shown_units(e.units)})"
+    minus = "" if e.reference == "none" else f" − {e.reference.replace('_', ' ')}"
+    return f"{name}{minus} ({shown_units(e.units)})"
 
 
 def legend(explanations: Several, *further: str) -> list[str]:
@@ -230,15 +234,23 @@ def legend(explanations: Several, *further: str) -> list[str]:
     spreads = [r.uncertainty[trusted_rows(r)].ravel() for r in records if r.uncertainty is not None]
     claimed = f"Residual {with_units(max(residuals, key=abs), first.units)}." if residuals else ""
     closing = claimed or "Completeness is not claimed."
-    if any(map(np.size, spreads)):
-        spread = np.concatenate(spreads)
-        spread = spread[np.isfinite(spread)]
-        closing += f" Uncertainty 1σ: median {number(np.median(spread))}, largest {with_units(spread.max(), first.units)}."
+    known = np.concatenate([spread[np.isfinite(spread)] for spread in spreads]) if spreads else np.zeros(0)
+    if known.size:
+        closing += f" Uncertainty 1σ: median {number(np.median(known))}, largest {with_units(known.max(), first.units)}."
     else:
-        closing += " Uncertainty unknown."
+        closing += " Uncertainty known only where values are not to be trusted." if spreads else " Uncertainty unknown."
+    n_values = sum(len(record.values) for record in records)
     n_masked = sum(int(np.count_nonzero(~trusted_rows(record))) for record in records)
-    gray = [f"Gray, hatched: {n_masked} values not to be trusted."] if n_masked else []
+    gray = [f"Gray, not to be trusted: {n_masked:,} of {n_values:,} values."] if n_masked else []
     return [about, f"Model: {models or 'not stated'}.", closing, *further, *gray]
+
+
+def trusted_spread(explanation: Explanation) -> str:
+    """ ", 1σ 0.07 eV": the median uncertainty of trusted values, for a title; nothing where there is none."""
+    e = explanation
+    known = np.zeros(0) if e.uncertainty is None else e.uncertainty[trusted_rows(e)]
+    known = known[np.isfinite(known)]
+    return f", 1σ {with_units(float(np.median(known)), e.units, 2)}" if known.size else ""
 
 
 def short_id(explanation: Explanation) -> str:

@@ -14,7 +14,7 @@ from ase_xai.explainers.explanation import Explanation
 from ase_xai.report import colors
 from ase_xai.report.colors import Floats, Scale, Several
 from ase_xai.report.sheets import columns_for, draw_bar, sheet
-from ase_xai.report.training import GRAY, INK, MEDIUM, SMALL
+from ase_xai.report.training import GRAY, INK, MEDIUM
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -131,16 +131,13 @@ def gallery(explanations: Several, *, n_columns: int | None = None) -> Figure:
     scale = colors.shared_scale(explanations)
     views = [fitted_view(record) for record in records]
     extents = np.array([half_extent(record, view) for record, view in zip(records, views, strict=True)])
-    lines = colors.legend(records, scale.words)
+    spread = ["1σ in titles: median over the atoms."] if any(map(colors.trusted_spread, records)) else []
+    lines = colors.legend(records, scale.words, *spread)
     page = sheet(extents, lines, n_columns=n_columns or columns_for(len(records)), width=WIDTH, bar_each=False)
     draw_bar(page.bars[0], scale, colors.quantity(records[0]))
     for axes, title, record, view in zip(page.panels, colors.named(explanations), records, views, strict=True):
         draw_molecule(axes, record, view, scale, page.inch)
-        axes.set_title(title, fontsize=MEDIUM, color=INK, pad=3)
-        if record.uncertainty is not None:
-            about: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "top"}
-            middle = f"1σ {colors.with_units(float(np.median(record.uncertainty)), record.units, 2)}"
-            axes.text(0.5, 0.0, middle, fontsize=SMALL, color=GRAY, **about)
+        axes.set_title(title + colors.trusted_spread(record), fontsize=MEDIUM, color=INK, pad=3)
     return page.figure
 
 
@@ -174,6 +171,7 @@ def draw_molecule(
 def draw_atoms(axes: Axes, record: Explanation, view: View, fills: Floats, inch: float, numbered: bool) -> None:
     """Circles and bonds, from back to front, with symbols; `inch` is the length of one Å."""
     from matplotlib.patches import Circle, Polygon
+    from matplotlib.patheffects import withStroke
 
     projected, radii, trusted = view(record.positions), radii_of(record.numbers), colors.trusted_rows(record)
     symbols = symbol_sizes(record.numbers, inch)
@@ -189,6 +187,8 @@ def draw_atoms(axes: Axes, record: Explanation, view: View, fills: Floats, inch:
         symbol, points = symbols[i]
         text, points = (f"{symbol}$_{{{i}}}$", 0.83 * points) if numbered else (symbol, points)
         about: dict[str, Any] = {"ha": "center", "va": "center_baseline", "clip_on": False}
+        if not trusted[i]:  # hatching would cross the letters
+            about["path_effects"] = [withStroke(linewidth=2.5, foreground=colors.UNTRUSTED)]
         axes.text(x, y, text, fontsize=points, color=colors.ink_on(fills[i]), zorder=depth + 1e-7, **about)
 
 

@@ -98,6 +98,7 @@ def _field(record: Explanation, show: str, scale: Scale) -> dict[str, Any]:
         "low": scale.low,
         "high": scale.high,
         "logarithmic": scale.logarithmic,
+        "colored": scale.n_values,
         "beyond": scale.n_beyond,
         "table": base64.b64encode(scale.table.tobytes()).decode("ascii"),
     }

@@ -14,6 +14,7 @@ from ase_xai.report.training import DPI, GRAY, INK, LIGHT, MEDIUM, SMALL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
 TINY, CHARACTERS_PER_INCH = 7, 16.5  # of the legend
@@ -111,16 +112,15 @@ def _draw_length(axes: Axes, inch: float) -> None:
 def draw_bar(axes: Axes, scale: Scale, label: str, *, horizontal: bool = False) -> None:
     """A color bar that fills `axes`, with arrows where values lie beyond."""
     from matplotlib.cm import ScalarMappable
-    from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
     axes.set_axis_on()
     extend, side = "both" if scale.n_beyond else "neither", "horizontal" if horizontal else "vertical"
     colored = ScalarMappable(scale.norm, scale.map)
     bar: Any = axes.figure.colorbar(colored, cax=axes, extend=extend, orientation=side)
     if scale.logarithmic:
-        bar.long_axis.set_major_locator(FixedLocator(_ticks(scale)))
-        bar.long_axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        bar.long_axis.set_minor_locator(NullLocator())
+        mark_logarithmic(bar.long_axis, scale.low, scale.high)
+    if not scale.n_values:
+        bar.set_ticks([])
     figure: Any = axes.figure
     height = axes.get_position().height * figure.get_figheight()
     width = 200 if horizontal else max(24, int(LABEL_PER_INCH * height))
@@ -129,17 +129,19 @@ def draw_bar(axes: Axes, scale: Scale, label: str, *, horizontal: bool = False) 
     bar.outline.set_edgecolor(GRAY)
 
 
-def _ticks(scale: Scale) -> list[float]:
-    """Round numbers between the ends of a logarithmic scale, three at least where rounder ones are too few."""
-    from matplotlib.ticker import LogLocator, MaxNLocator
+def mark_logarithmic(axis: Axis, low: float, high: float) -> None:
+    """Plain numbers at round places of a logarithmic axis, three at least where rounder ones are too few."""
+    from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
-    decades = np.log10(scale.high / scale.low)
+    decades = np.log10(high / low)
     subs = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0) if decades < 1 else (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
     ticks: list[float] = []
     for locator in (LogLocator(subs=subs, numticks=30), MaxNLocator(nbins=5)):
-        found = np.asarray(locator.tick_values(scale.low, scale.high))
-        ticks = ticks if len(ticks) > 2 else found[(found >= scale.low) & (found <= scale.high)].tolist()
-    return ticks
+        found = np.asarray(locator.tick_values(low, high))
+        ticks = ticks if len(ticks) > 2 else found[(found >= low) & (found <= high)].tolist()
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axis.set_minor_locator(NullLocator())
 
 
 def chart(width: float, height: float, lines: Sequence[str], **settings: Any) -> tuple[Figure, Any]:

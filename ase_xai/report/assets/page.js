@@ -32,6 +32,7 @@
     const stops = Array.from({length: 256}, (_, i) => `rgb(${field.table.slice(3 * i, 3 * i + 3).join()}) ${i / 2.55}%`);
     byId("bar").style.background = `linear-gradient(to right, ${stops.join()})`;
     const middle = field.logarithmic ? Math.sqrt(field.low * field.high) : (field.low + field.high) / 2;
+    byId("ticks").style.visibility = field.colored ? "visible" : "hidden";
     byId("low").textContent = (field.beyond ? "≤ " : "") + round(field.low);
     byId("middle").textContent = round(middle);
     byId("high").textContent = (field.beyond ? "≥ " : "") + round(field.high);
