@@ -50,8 +50,8 @@ class InsertionEnergy(ProbeExplainer):
         ΔE_A = [E_probe - E(A)] + Σ_i [E_i with the probe - E_i without]
 
     Each point is an evaluation of N + 1 atoms, many in one batch; a surface given by name is therefore made on a coarser
-    grid than that of `LocalChemicalPotential` (0.4 Å). To show both side by side, give both the same `Surface`. In a periodic
-    system every cell gets an atom.
+    grid than that of `LocalChemicalPotential` (0.4 Å). To show both side by side, give both the same `Surface`. In a
+    periodic system every cell gets an atom.
 
     Args:
         probe, points, surface, grid, plane, scale, reference, closest, limit, chunk: see `ProbeExplainer`.
