@@ -201,7 +201,27 @@ def test_the_molecule_does_not_notice_probes(calculator: NetworkCalculator) -> N
     alone, watched = calculator.network(graph), calculator.network(extended)
     for name in ("energies", "references", "features", "charges", "unconstrained"):
         assert torch.allclose(getattr(watched, name)[: len(atoms)], getattr(alone, name), rtol=0, atol=1e-13), name
-    assert torch.equal(extended.sum_systems(torch.ones_like(extended.numbers))[:1], torch.tensor([len(atoms)]))
+    assert extended.sum_systems(torch.ones_like(extended.numbers)).tolist() == [len(atoms)] + [1] * len(points)
+    ends = extended.positions[extended.neighbors] - extended.positions[extended.centers]
+    assert torch.allclose(extended.vectors, ends, rtol=0, atol=1e-12)  # ASE's sign, for probes as for atoms
+    assert (extended.neighbors < len(atoms)).all()
+
+
+class Coupled(Own):
+    """Every atom feels the mean of its system, however far the others are."""
+
+    def forward(self, graph: AtomGraph) -> AtomwiseOutput:
+        output = super().forward(graph)
+        means = graph.sum_systems(output.energies) / graph.sum_systems(torch.ones_like(output.energies))
+        return replace(output, energies=output.energies + means[graph.system])
+
+
+def test_probes_of_a_network_that_couples_whole_systems() -> None:
+    torch.manual_seed(0)
+    calculator, atoms = calculator_of(Coupled(ELEMENTS, 4.0)), shaken_molecule("CH3OH")
+    points = points_near(atoms)
+    singles = [omega(calculator, atoms, point[None], reference="none")[0] for point in points]
+    assert np.allclose(omega(calculator, atoms, points, reference="none"), singles, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("quantity", "tabulated"), [("energy", True), ("energy", False), ("charge", True)])

@@ -586,6 +586,7 @@ def test_elements_are_colored_where_they_stand() -> None:
         fill = np.array(squares[place].get_facecolor()[:3])
         assert np.allclose(fill, 1.0 if symbol == "C" else scale.colors([value])[0]), symbol
     assert sum(np.ptp(p.get_facecolor()[:3]) > 1e-6 for p in squares.values()) >= 3
+    assert "percentile of 4 values" in words(figure), "the element itself, at distance 0, must not set the scale"
     offsets = np.concatenate([c.get_offsets() for c in embedding(record, components=(1, 2)).axes[0].collections])
     assert np.abs(np.sort(offsets, axis=0) - np.sort(record.values[:, 1:3], axis=0)).max() < 1e-12
     assert "component 2 (30% of variance)" in words(embedding(record, components=(1, 2)))

@@ -252,6 +252,15 @@ def test_files_are_lossless(calculator: NetworkCalculator, tmp_path: Path, endin
 
 
 @pytest.mark.parametrize("ending", [".json", ".h5"])
+def test_records_without_atoms_are_read_again(weights: dict[str, Path], tmp_path: Path, ending: str) -> None:
+    explanation = ElementEmbeddings()(load(weights["schnet"]))
+    explanation.save(tmp_path / f"elements{ending}")
+    again = Explanation.load(tmp_path / f"elements{ending}")
+    np.testing.assert_array_equal(again.values, explanation.values)
+    assert again.labels == explanation.labels and len(again.atoms) == 0
+
+
+@pytest.mark.parametrize("ending", [".json", ".h5"])
 def test_files_that_are_damaged_or_foreign_are_refused(calculator: NetworkCalculator, tmp_path: Path, ending: str) -> None:
     path = tmp_path / f"answer{ending}"
     energies(calculator).save(path)

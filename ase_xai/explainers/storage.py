@@ -51,6 +51,7 @@ def load(path: str | Path) -> Explanation:
             raise ValueError(f"it is no explanation of schema {SCHEMA!r}")
         baselines = {name.removeprefix("baselines/"): v for name, v in arrays.items() if name.startswith("baselines/")}
         own = {name: values for name, values in arrays.items() if not name.startswith("baselines/")}
+        own["positions"] = np.reshape(own["positions"], (-1, 3))  # JSON does not keep the shape of nothing
         unknown = (set(header) | set(own)) - {f.name for f in fields(Explanation)}
         if unknown:
             raise ValueError(f"it has unknown entries {sorted(unknown)}")
