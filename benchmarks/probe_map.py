@@ -77,8 +77,10 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore", message=".* is a radical")
-    molecules = read(Path(__file__).with_name("drug_like.xyz"), index=":")
-    atoms = next(system for system in molecules if system.info["name"] == arguments.molecule)
+    molecules = {system.info["name"]: system for system in read(Path(__file__).with_name("drug_like.xyz"), index=":")}
+    if arguments.molecule not in molecules:
+        parser.error(f"there is no {arguments.molecule}; there are {', '.join(molecules)}")
+    atoms = molecules[arguments.molecule]
     single, double = (load(arguments.weights, dtype=dtype) for dtype in ("float32", "float64"))
     shape = grid_of(atoms, arguments.points)
     grid = Grid(margin=MARGIN, shape=shape)

@@ -586,11 +586,13 @@ def test_places_and_records(calculators: dict[str, NetworkCalculator], tmp_path:
         "level": None,
     }
     assert surface.reference == "isolated atom of the network" and surface.gauge == "dependent"
+    assert surface.settings["tabulated"] is True  # more than 1000 points
     lone = calculator.get_potential_energy(Atoms("H"))
     assert surface.settings["isolated_atom"] == pytest.approx(lone, abs=1e-9)
     assert f"A lone probe has {lone:+.6f} eV, which is subtracted" in surface.notes[0]
     plane = LocalChemicalPotential(8, plane=Plane(spacing=0.5))(calculator, atoms)
     assert plane.level == "grid" and plane.grid_shape[2] == 1 and plane.target == "local chemical potential of O"
+    assert plane.settings["tabulated"] is False and len(plane.values) < 1000
     grid = InsertionEnergy("H", grid=(2.0, 1.0))(calculator, atoms)
     assert grid.level == "grid" and grid.settings["place"]["spacing"] == 2.0 and grid.units == "eV"
     charge = LocalChemicalPotential(surface=Surface("dtnn", spacing=0.4), quantity="charge")(calculator, atoms)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from ase import Atoms
@@ -84,7 +84,7 @@ class LocalChemicalPotential(ProbeExplainer):
         return site.explanation(
             calculator,
             atoms,
-            self,
+            replace(self, tabulated=listener.tables is not None),
             dict(zip(("value", "leverage", "variance"), table.T, strict=False)),
             rigidity,
             isolated=float(self._values(isolated)[0]),

@@ -57,9 +57,14 @@ class Surroundings:
             points: (P, 3) Å.
             radii: (N,) Å of each atom.
         """
-        point, image = self.pairs(points)
-        relative = torch.linalg.vector_norm(self.positions[image] - points[point], dim=1) / radii[self.index[image]]
-        return torch.full_like(points[:, 0], torch.inf).scatter_reduce(0, point, relative, "amin")
+        smallest = torch.full_like(points[:, 0], torch.inf)
+        for rows in chunks(len(points), BUDGET // 128 // max(1, min(len(self.index), CROWD))):
+            point, image = self.pairs(points[rows])
+            relative = (
+                torch.linalg.vector_norm(self.positions[image] - points[rows][point], dim=1) / radii[self.index[image]]
+            )
+            smallest[rows] = smallest[rows].scatter_reduce(0, point, relative, "amin")
+        return smallest
 
 
 def _distances(points: Tensor, others: Tensor) -> Tensor:
