@@ -656,3 +656,15 @@ def test_identities_of_shipped_weights(weights: str) -> None:
         value = omega(calculator, atoms[:-1], atoms.positions[-1:], "H", reference="none")[0]
     gap = abs(value - calculator.get_potential_energies(atoms)[-1])
     assert gap < 1e-7 if weights == "organic-bp" else gap > 1e-4
+
+
+@pytest.mark.parametrize("weights", ["water", "water-bp"])
+def test_periodic_probes_of_shipped_weights(weights: str) -> None:
+    """A cell smaller than the cutoff beside eight of it, and tables beside the exact way."""
+    calculator = load(weights, dtype="float64")
+    atoms = molecule("H2O", cell=[3.1, 3.2, 3.3], pbc=True)
+    points = points_near(atoms, 12)
+    exact = omega(calculator, atoms, points, tabulated=False)
+    assert np.ptp(exact) > 0.1
+    assert np.allclose(omega(calculator, atoms * (2, 2, 2), points, tabulated=False), exact, rtol=0, atol=1e-9)
+    assert np.allclose(omega(calculator, atoms, points, tabulated=True), exact, rtol=0, atol=1e-6)
