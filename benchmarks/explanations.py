@@ -15,29 +15,17 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
 from ase.io import iread
+from born_charges import median_ms
 
 from ase_xai import load
 from ase_xai.explainers import LocalRigidity
 from ase_xai.explainers.rigidity import head_statistics, last_layer_rows
 
 HERE = Path(__file__).parent
-
-
-def median_ms(call: Callable[[], object], repeats: int = 30) -> float:
-    """Median wall time of a call in ms, after three that do not count."""
-    times = []
-    for k in range(repeats + 3):
-        started = time.perf_counter()
-        call()
-        times.append(1000 * (time.perf_counter() - started) if k >= 3 else np.nan)
-    return float(np.nanmedian(times))
 
 
 def print_rigidity(weights: str) -> None:
@@ -52,9 +40,9 @@ def print_rigidity(weights: str) -> None:
     with torch.no_grad():
         output = calculator.network(graph)
         times = [
-            median_ms(lambda: calculator.network(graph)),
-            median_ms(lambda: statistics.leverages(last_layer_rows(calculator, graph, output, "energy"))),
-            median_ms(lambda: LocalRigidity()(calculator, atoms)),
+            median_ms(lambda: calculator.network(graph), 30),
+            median_ms(lambda: statistics.leverages(last_layer_rows(calculator, graph, output, "energy")), 30),
+            median_ms(lambda: LocalRigidity()(calculator, atoms), 30),
         ]
     print(f"| {weights} | {len(atoms)} | " + " | ".join(f"{ms:.2f}" for ms in times) + " |", flush=True)
 
