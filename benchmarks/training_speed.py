@@ -91,7 +91,7 @@ def theirs(model: nn.Module, forces: bool) -> Callable[[Batch], Tensor]:
 
 
 def stepper(model: nn.Module, loss: Callable[[Batch], Tensor], weights_only: bool) -> Callable[[Batch], None]:
-    parameters = list(model.parameters())
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-6)
 
     def step(batch: Batch) -> None:
