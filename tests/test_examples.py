@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import runpy
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from ase.build import molecule
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -69,3 +72,23 @@ def test_elements_cluster_by_group(tmp_path: Path) -> None:
 def test_every_example_says_how_to_run_it(script: str) -> None:
     text = (EXAMPLES / script).read_text(encoding="utf-8")
     assert f"python examples/{script}" in text or "other examples use" in text or "uses this" in text
+
+
+@pytest.mark.parametrize("forces", [True, False])
+def test_training_speed_trains_what_it_times(forces: bool) -> None:
+    """One step of our networks on two molecules changes the weights and leaves finite ones."""
+    script = runpy.run_path(str(EXAMPLES.parent / "benchmarks" / "training_speed.py"))
+    water = molecule("H2O")
+    columns = {
+        "n_atoms": np.array([3, 3]),
+        "Z": np.tile(water.numbers, 2),
+        "R": np.concatenate([water.positions, 1.05 * water.positions]).astype(np.float32),
+        "E_eV": np.array([1.0, 2.0]),
+        "F_eV_A": np.zeros((6, 3), np.float32),
+    }
+    batch = script["Batch"](columns, np.array([0, 1]))
+    network = script["SchNetNetwork"]([1, 8], n_features=8, n_interactions=1)
+    before = network.energy_readout[0].weight.detach().clone()
+    script["stepper"](network, script["ours"](network, forces), weights_only=True)(batch)
+    assert not np.array_equal(network.energy_readout[0].weight.detach(), before)
+    assert all(bool(parameter.isfinite().all()) for parameter in network.parameters())
