@@ -4,8 +4,8 @@
 
 Networks are trained on sums only: on total energies and forces of potentials that are sums over atoms (Lennard-Jones, Morse,
 effective medium theory), and on dipoles of known charges. What they say of single atoms is then compared with the truth,
-which they never saw, and with a network of random weights. FOLDER (planted-truth-output) gets data, weights and
-planted_truth.png.
+which they never saw, with a network of random weights, and with one trained on shuffled sums. FOLDER (planted-truth-output)
+gets data, weights and planted_truth.png.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -104,9 +105,26 @@ def labeled(truth: Truth, atoms: Atoms) -> Atoms:
     """`atoms` with what a network may see: energy and forces, or the dipole."""
     values, forces = truth.atomic(atoms)
     found = {"dipole": values @ atoms.positions} if forces is None else {"energy": float(values.sum()), "forces": forces}
+    return with_labels(atoms, found)
+
+
+def with_labels(atoms: Atoms, labels: dict[str, Any]) -> Atoms:
     seen = atoms.copy()
-    seen.calc = SinglePointCalculator(seen, **found)
+    seen.calc = SinglePointCalculator(seen, **labels)
     return seen
+
+
+def shuffled(frames: list[Atoms], rng: np.random.Generator) -> list[Atoms]:
+    """The same frames with the energy per atom, or the dipole, of another one; there is nothing left to learn from them."""
+    others = [frames[k] for k in rng.permutation(len(frames))]
+    found = []
+    for atoms, other in zip(frames, others, strict=True):
+        labels = other.calc.results
+        if "dipole" in labels:
+            found.append(with_labels(atoms, {"dipole": labels["dipole"]}))
+        else:
+            found.append(with_labels(atoms, {"energy": labels["energy"] / len(other) * len(atoms)}))
+    return found
 
 
 NETWORKS = {
@@ -135,26 +153,28 @@ loss = {{ {loss} }}
 
 
 def fitted(
-    name: str, architecture: str, folder: Path, *, n_structures: int = 400, steps: int = 1200, seed: int = 0
+    name: str, architecture: str, folder: Path, *, n_structures: int = 400, steps: int = 1200, shuffle: bool = False
 ) -> NetworkCalculator:
-    """A network trained on sums of a planted truth, in float64."""
-    truth, rng = TRUTHS[name], np.random.default_rng(seed)
+    """A network trained on sums of a planted truth, in float64; `shuffle`: on those of other structures."""
+    truth, rng = TRUTHS[name], np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
-    write(folder / f"{name}.extxyz", [labeled(truth, atoms) for atoms in systems(truth, n_structures, rng)])
-    config = folder / f"{name}-{architecture}.toml"
+    frames = [labeled(truth, atoms) for atoms in systems(truth, n_structures, rng)]
+    stem = f"{name}-shuffled" if shuffle else name
+    write(folder / f"{stem}.extxyz", shuffled(frames, rng) if shuffle else frames)
+    config = folder / f"{stem}-{architecture}.toml"
     charged = truth.target == "charge"
     config.write_text(
         CONFIG.format(
-            name=name,
+            name=stem,
             architecture=architecture,
             cutoff=CUTOFF,
             charges="true" if charged else "false",
             arguments=NETWORKS[architecture],
             steps=steps,
-            loss="dipole = 1.0" if charged else "energy = 4.0, forces = 1.0",
+            loss="dipole = 1.0" if charged else "energy = 4.0" if shuffle else "energy = 4.0, forces = 1.0",
         )
     )
-    weights = train(config, folder / f"{name}-{architecture}", progress=False, report=lambda line: None)
+    weights = train(config, folder / f"{stem}-{architecture}", progress=False, report=lambda line: None)
     return load(weights, dtype="float64")
 
 
@@ -209,16 +229,18 @@ def recovery(name: str, calculator: NetworkCalculator, n: int = N_TEST, seed: in
 def main() -> None:
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path("planted-truth-output")
     found: dict[tuple[str, str], Recovery] = {}
-    print(f"{'truth':>14} {'network':>18} {'element':>8} {'r':>7} {'r (random)':>11} {'left over':>10} {'s':>6}")
+    columns = ("r", "r (shuffled)", "r (random)", "left over", "s")
+    print(f"{'truth':>14} {'network':>18} {'element':>8} " + " ".join(f"{title:>12}" for title in columns))
     for name in TRUTHS:
         for architecture in NETWORKS:
             started = time.perf_counter()
             found[name, architecture] = one = recovery(name, fitted(name, architecture, folder))
-            null = one.correlation(one.null)
+            misled = recovery(name, fitted(name, architecture, folder, shuffle=True))
+            null, blind = misled.correlation(misled.recovered), one.correlation(one.null)
             seconds = time.perf_counter() - started
             for element, r in one.correlation(one.recovered).items():
-                cells = f"{element:>8} {r:7.3f} {null[element]:11.3f} {one.leftover:10.3f} {seconds:6.1f}"
-                print(f"{name:>14} {architecture:>18} {cells}")
+                numbers = f"{r:12.3f} {null[element]:12.3f} {blind[element]:12.3f} {one.leftover:12.3f} {seconds:12.1f}"
+                print(f"{name:>14} {architecture:>18} {element:>8} {numbers}")
     draw(found, folder / "planted_truth.png")
     print(f"\nFigure: {folder / 'planted_truth.png'}")
 

@@ -44,6 +44,7 @@ MAY_IMPORT = {
         "ase_xai.weights",
     ),
     "ase_xai.ensemble": ("numpy", "ase", "ase_xai.calculator_base", "ase_xai.calculators"),
+    "ase_xai.periodic_table": (),
     "ase_xai.statistics": ("torch",),
     "ase_xai.files": ("torch", "safetensors"),
     "ase_xai.signals": (),
@@ -61,7 +62,7 @@ MAY_IMPORT = {
         "numpy", "torch", "ase",
         "ase_xai.graph", "ase_xai.networks.base", "ase_xai.networks.layers", "ase_xai.networks.probing",
         "ase_xai.networks.response",
-        "ase_xai.statistics", "ase_xai.weights.format",
+        "ase_xai.periodic_table", "ase_xai.statistics", "ase_xai.weights.format",
     ),
     "ase_xai.explainers.explanation": (
         "numpy", "ase", "pandas", "xarray",
@@ -72,7 +73,7 @@ MAY_IMPORT = {
     "ase_xai.explainers.views": ("numpy", "ase.data", "pandas", "xarray", "ase_xai.explainers.explanation"),
     "ase_xai.trajectory": ("numpy", "ase", "h5py", "pandas", "xarray", "ase_xai.explainers.base", "ase_xai.calculators"),
     "ase_xai.report": (
-        "numpy", "ase", "matplotlib", "chemiscope", "rdkit", "ase_xai.explainers.explanation", "ase_xai.trajectory.store",
+        "numpy", "ase", "matplotlib", "ase_xai.explainers.explanation", "ase_xai.periodic_table", "ase_xai.trajectory",
     ),
     "ase_xai.training": (
         "numpy", "torch", "ase", "h5py", "safetensors", "tqdm", "lightning_fabric", "tomli",

@@ -43,7 +43,7 @@ from ase_xai.report import (
     probe_surfaces,
     waterfall,
 )
-from ase_xai.report.elements import place_in_table
+from ase_xai.report.elements import place_drawn
 from ase_xai.report.molecules import bonds_of
 from ase_xai.report.surfaces import rasterize
 
@@ -570,10 +570,10 @@ def test_steps_of_a_waterfall_follow_each_other_to_the_total(largest: int) -> No
 def test_places_in_the_periodic_table() -> None:
     known = {1: (1, 1), 2: (18, 1), 3: (1, 2), 6: (14, 2), 17: (17, 3), 21: (3, 4), 26: (8, 4), 36: (18, 4), 56: (2, 6),
              71: (3, 6), 72: (4, 6), 80: (12, 6), 103: (3, 7), 118: (18, 7)}  # fmt: skip
-    assert {z: place_in_table(z) for z in known} == known
-    places = [place_in_table(z) for z in range(1, 119)]
+    assert {z: place_drawn(z) for z in known} == known
+    places = [place_drawn(z) for z in range(1, 119)]
     assert len(set(places)) == 118
-    assert [place_in_table(z)[1] > 8 for z in range(1, 119)] == [57 <= z <= 70 or 89 <= z <= 102 for z in range(1, 119)]
+    assert [place_drawn(z)[1] > 8 for z in range(1, 119)] == [57 <= z <= 70 or 89 <= z <= 102 for z in range(1, 119)]
 
 
 def test_elements_are_colored_where_they_stand() -> None:

@@ -124,6 +124,24 @@ def test_charges_are_found_from_dipoles(example: ModuleType, charges: NetworkCal
         assert abs(values.total) < 1e-12
 
 
+@pytest.mark.parametrize(("name", "architecture"), [("lennard-jones", "behler-parrinello"), ("charges", "schnet")])
+def test_shuffled_labels_teach_nothing(
+    example: ModuleType,
+    lennard_jones: NetworkCalculator,
+    charges: NetworkCalculator,
+    folder: Path,
+    name: str,
+    architecture: str,
+) -> None:
+    """The same structures with the sums of others: what is said of atoms then has nothing to do with the truth."""
+    trained = {"lennard-jones": lennard_jones, "charges": charges}[name]
+    misled = example.fitted(name, architecture, folder, n_structures=160, steps=200, shuffle=True)
+    true, null = (example.recovery(name, calculator, n=30) for calculator in (trained, misled))
+    before, after = (np.mean(list(one.correlation(one.recovered).values())) for one in (true, null))
+    assert before > after + 0.4, (before, after)
+    assert null.leftover > 0.9 and null.leftover > 2 * true.leftover, (null.leftover, true.leftover)
+
+
 def test_trained_weights_carry_statistics(
     example: ModuleType, lennard_jones: NetworkCalculator, emt: NetworkCalculator, charges: NetworkCalculator
 ) -> None:

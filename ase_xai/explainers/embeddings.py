@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ase_xai.explainers.base import Explainable, answer
 from ase_xai.explainers.explanation import Explanation
+from ase_xai.periodic_table import place_in_table
 
-NOBLE = (2, 10, 18, 36, 54, 86, 118)
 FLOOR = 1e-12
 
 
@@ -104,17 +104,6 @@ def principal_components(rows: NDArray[np.float64]) -> tuple[NDArray[np.float64]
 def distances_between(rows: NDArray[np.float64]) -> NDArray[np.float64]:
     """(n, n) Euclidean distances."""
     return np.asarray(np.linalg.norm(rows[:, None] - rows[None], axis=2))
-
-
-def place_in_table(number: int) -> tuple[int, int]:
-    """Group (1 to 18; 0 for lanthanides and actinides) and period of an element."""
-    period = next(row for row, last in enumerate(NOBLE, start=1) if number <= last)
-    first = NOBLE[period - 2] + 1 if period > 1 else 1
-    column, length = number - first + 1, NOBLE[period - 1] - first + 1
-    if length == 32 and 3 <= column <= 17:
-        return (3, period) if column == 17 else (0, period)  # the f block ends with Lu and Lr, which take group 3
-    filled = {2: 16, 8: 10, 18: 0, 32: -14}[length]
-    return (column if column <= 2 and number != 2 else column + filled), period
 
 
 def comparisons(

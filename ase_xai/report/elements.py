@@ -8,6 +8,7 @@ import numpy as np
 from ase.data import atomic_numbers, covalent_radii
 
 from ase_xai.explainers.explanation import Explanation
+from ase_xai.periodic_table import F_BLOCK, place_in_table
 from ase_xai.report import colors
 from ase_xai.report.colors import Floats
 from ase_xai.report.sheets import chart, draw_bar, style
@@ -17,9 +18,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# A period's first element stands in column 1; of period 1 to 3 later ones stand further to the right.
-NOBLE = (2, 10, 18, 36, 54, 86, 118)
-F_BLOCK = {6: (57, 70), 7: (89, 102)}  # drawn in rows of their own, below
 BLOCK_COLORS = ("#D55E00", "#E69F00", "#0072B2", "#009E73", "#CC79A7")
 BLOCK_NAMES = ("hydrogen", "groups 1 and 2", "groups 3 to 12", "groups 13 to 17", "group 18")
 EMPTY = "#F1F1F1"
@@ -122,7 +120,7 @@ def _draw_table(axes: Axes, record: Explanation, numbers: Floats, fills: Floats,
     for symbol, z in atomic_numbers.items():
         if not 1 <= z <= 118:
             continue
-        x, y = place_in_table(z)
+        x, y = place_drawn(z)
         row = place_of.get(symbol)
         fill = EMPTY if row is None else "white" if row == own else fills[row]
         hatch = None if row is None or trusted[row] else colors.HATCH
@@ -134,20 +132,16 @@ def _draw_table(axes: Axes, record: Explanation, numbers: Floats, fills: Floats,
             axes.text(x, y + 0.25, colors.number(numbers[row], 2), ha="center", va="center", fontsize=5, color=ink)
 
 
-def place_in_table(number: int) -> tuple[float, float]:
-    """Column and row of an element in a table of 18 columns; the f block stands in rows 9 and 10."""
-    period = next(row for row, last in enumerate(NOBLE, start=1) if number <= last)
-    first, last = (NOBLE[period - 2] + 1 if period > 1 else 1), NOBLE[period - 1]
-    if period in F_BLOCK and F_BLOCK[period][0] <= number <= F_BLOCK[period][1]:
-        return float(number - F_BLOCK[period][0] + 3), float(period + 2.7)
-    step = number - first
-    return float(step + 1 if step < (1 if period == 1 else 2) else 18 - (last - number)), float(period)
+def place_drawn(number: int) -> tuple[float, float]:
+    """Column and row of an element in the drawn table, whose f block stands in rows of its own below."""
+    group, period = place_in_table(number)
+    return (float(group), float(period)) if group else (float(number - F_BLOCK[period][0] + 3), period + 2.7)
 
 
 def _block(number: int) -> int:
-    column, row = place_in_table(number)
     if number == 1:
         return 0
-    if row > 7 or 3 <= column <= 12:
+    group, _ = place_in_table(number)
+    if group == 0 or 3 <= group <= 12:
         return 2
-    return 1 if column <= 2 else 4 if column == 18 else 3
+    return 1 if group <= 2 else 4 if group == 18 else 3
