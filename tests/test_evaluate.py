@@ -96,6 +96,24 @@ def test_the_card_says_where_the_weights_come_from(folder: Path) -> None:
     assert set(card.errors["test"]) == {"all", "even", "odd", *(f"element {s}" for s in "HCNO")}
 
 
+def test_extra_structures_are_all_trained_on(folder: Path, tmp_path: Path) -> None:
+    """They stand behind the others, only in the training part, without energies here; what is measured stays the same."""
+    with np.load(labeled_file(tmp_path / "all.npz", n_molecules=3)) as data:
+        np.savez(tmp_path / "extra.npz", **{name: data[name] for name in data.files if name != "E_eV"})
+    config = CONFIG.replace('files = "set.npz"', 'files = "set.npz"\nextra = "extra.npz"')
+    (tmp_path / "run.toml").write_text(config)
+    result = call("train", tmp_path / "run.toml", "--data", folder, "--out", tmp_path / "run", "--no-progress")
+    assert result.exit_code == 0, result.output
+    assert "energy known for 72 of 84 structures" in result.stdout
+    split, base = (json.loads((where / "run" / "split.json").read_text()) for where in (tmp_path, folder))
+    assert split["training"] == base["training"] + list(range(72, 84))
+    assert (split["test"], split["validation"]) == (base["test"], base["validation"])
+    card = load_weights(tmp_path / "run" / "weights.safetensors").card
+    assert set(card.training["files"]) == {"set.npz", "extra.npz"}
+    found = call("evaluate", tmp_path / "run" / "weights.safetensors", folder / "set.npz", "--json")
+    assert json.loads(found.stdout) == card.errors["test"], found.output
+
+
 def test_the_same_command_again_says_that_it_is_done(folder: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (folder / "run").iterdir() if path.is_file()}
     result = call("train", folder / "run.toml", "--out", folder / "run")

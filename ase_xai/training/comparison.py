@@ -87,7 +87,8 @@ def _reading(card: ModelCard, request: Request) -> DataConfig:
     if not request.columns and not request.units:
         return config
     # Other columns than in training: other data, of which nothing else is known.
-    return DataConfig(request.files, {**config.columns, **request.columns}, {**config.units, **request.units})
+    columns, units = {**config.columns, **request.columns}, {**config.units, **request.units}
+    return DataConfig(request.files, columns=columns, units=units)
 
 
 def _chosen(card: ModelCard, structures: StructureSet, request: Request) -> tuple[str, NDArray[np.int64]]:

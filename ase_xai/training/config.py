@@ -1,6 +1,6 @@
 """A training described in a TOML file, read into records that refuse what they do not know.
 
-[data]       files, columns, units, group, kind, kind_names, references, require, skip_bad, store
+[data]       files, extra, columns, units, group, kind, kind_names, references, require, skip_bad, store
 [split]      validation, test, training, seed
 [network]    architecture, and the arguments of its constructor; elements are those of the data unless given.
              start: weights to start from, a name or a path from this file; what they tell need not be said again
@@ -37,6 +37,8 @@ class DataConfig:
 
     Args:
         files: files or folders.
+        extra: more of them, as paths from the configuration, that are all trained on: the split leaves them alone, so that
+            validation and test measure the data of `files`. Labels in `require` may be missing there.
         columns: label -> name in the files, see `Columns`.
         units: quantity -> unit, see `Columns`.
         group, kind, kind_names: see `Columns`.
@@ -47,6 +49,7 @@ class DataConfig:
     """
 
     files: tuple[Path, ...]
+    extra: tuple[Path, ...] = ()
     columns: Mapping[str, str] = field(default_factory=dict)
     units: Mapping[str, str] = field(default_factory=dict)
     group: str | None = None
@@ -149,7 +152,7 @@ def load_config(path: str | Path, *, steps: int | None = None, data: Path | None
 
 
 def config_of(table: Mapping[str, Any], folder: Path, beside: Path) -> Config:
-    """The configuration in a table as TOML gives it; paths of data are relative to `folder`, of weights to `beside`."""
+    """The configuration in a table as TOML gives it; paths of data are relative to `folder`, others to `beside`."""
     table = dict(table)
     known = [f.name for f in fields(Config)]
     for name in table:
@@ -158,8 +161,11 @@ def config_of(table: Mapping[str, Any], folder: Path, beside: Path) -> Config:
         if not isinstance(table.get(name), Mapping):
             raise ValueError(f"there is no section [{name}]. Needed are [data], [network] and [training].")
     data = dict(table["data"])
-    if isinstance(data.get("files"), str):
-        data["files"] = [data["files"]]
+    for name in ("files", "extra"):
+        if isinstance(data.get(name), str):
+            data[name] = [data[name]]
+    if isinstance(data.get("extra"), list):
+        data["extra"] = [str(beside.resolve() / path) for path in data["extra"] if isinstance(path, str)]
     return Config(
         data=_record(DataConfig, data, "data", folder),
         network=_network(table["network"], beside),

@@ -8,7 +8,7 @@ import os
 import platform
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +47,11 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Data and an untrained network, as a configuration asks for them."""
+    """Data and an untrained network, as a configuration asks for them; `digest` is that of the structures that were split."""
 
     loader: GraphLoader
     split: Split
+    digest: str
     network: AtomisticNetwork
     about_references: str
     start: LoadedWeights | None = None
@@ -126,6 +127,10 @@ def prepare(config: Config, report: Report = print) -> Prepared:
     """Data read, checked and split; a network with its first weights, references and standardization."""
     structures = load_structures(config.data, report)
     split = split_of(structures, config.split)
+    digest = split.digest
+    if config.data.extra:
+        extra = load_structures(replace(config.data, files=config.data.extra, require=(), store=None), report)
+        structures, split = extended(structures, split, extra)
     _report_labels(structures, split, config.training.loss, report)
     _report_leakage(structures, split, report)
     start = None if config.network.start is None else resolve(config.network.start)
@@ -138,7 +143,14 @@ def prepare(config: Config, report: Report = print) -> Prepared:
         rng = np.random.default_rng(config.training.seed)
         sample = rng.permutation(split.training)[:SAMPLE]
         network.standardize_on([loader.batch(part)[0] for part in np.array_split(sample, -(-len(sample) // 50))])
-    return Prepared(loader, split, network, about, start)
+    return Prepared(loader, split, digest, network, about, start)
+
+
+def extended(structures: StructureSet, split: Split, extra: StructureSet) -> tuple[StructureSet, Split]:
+    """Structures with others that are all trained on, behind them."""
+    together = StructureSet.concatenate([structures, extra])
+    more = np.arange(len(structures), len(together))
+    return together, replace(split, training=np.concatenate([split.training, more]), digest=together.digest())
 
 
 def load_structures(data: DataConfig, report: Report = print) -> StructureSet:
@@ -252,7 +264,7 @@ def training_record(config: Config, prepared: Prepared, trainer: Trainer) -> dic
     """What the card says about the training, enough to read the data and to make the split again."""
     data, split, progress = config.data, prepared.split, trainer.progress
     return {
-        "files": {path.name: file_digest(path) for path in data_files(data.files)},
+        "files": {path.name: file_digest(path) for path in data_files([*data.files, *data.extra])},
         "data": {
             "columns": dict(data.columns),
             "units": dict(data.units),
@@ -261,7 +273,7 @@ def training_record(config: Config, prepared: Prepared, trainer: Trainer) -> dic
             "kind_names": list(data.kind_names),
             "require": list(data.require),
             "skip_bad": data.skip_bad,
-            "digest": split.digest,
+            "digest": prepared.digest,
         },
         "structures": split.sizes,
         "split": asdict(config.split),
