@@ -453,6 +453,7 @@ def test_insertion_energies_are_differences_of_totals(calculator: NetworkCalcula
     assert np.allclose(parts.total.values, parts.probe.values + parts.molecule.values, rtol=0, atol=1e-12)
     assert abs(parts.total.residual) < 1e-12
     assert (parts.total.gauge, parts.probe.gauge, parts.molecule.gauge) == ("invariant", "dependent", "dependent")
+    assert parts.molecule.reference == "molecule without the probe"  # a difference, which figures take
     raw = InsertionEnergy("C", points=points, reference="none", chunk=2)(calculator, atoms)
     assert np.allclose(raw.values, parts.total.values + lone, rtol=0, atol=1e-9)
 

@@ -30,6 +30,7 @@ from ase_xai import load
 from ase_xai.explainers.atomic_energies import AtomicEnergies
 from ase_xai.explainers.card import ReportCard, Row
 from ase_xai.explainers.explanation import Explanation
+from ase_xai.explainers.insertion import InsertionEnergy
 from ase_xai.report import (
     by_element,
     card_table,
@@ -565,6 +566,12 @@ def test_steps_of_a_waterfall_follow_each_other_to_the_total(largest: int) -> No
     assert titles[-1] == "total" and (titles[-2] == "5 others") == (largest == 4)
     assert titles[0] == f"{difference.atoms.symbols[np.argmax(abs(difference.values))]}{np.argmax(abs(difference.values))}"
     assert axes.get_xlabel() == "difference in latent energy (eV)"
+
+
+def test_both_shares_of_an_insertion_energy_can_be_drawn() -> None:
+    parts = InsertionEnergy("H", surface="vdw", limit=None).parts(load("organic"), ase_molecule("H2O"))
+    for share in (parts.probe, parts.molecule):
+        assert f"reference: {share.reference};" in words(probe_surfaces(share)) and share.reference != "none"
 
 
 def test_places_in_the_periodic_table() -> None:

@@ -21,6 +21,7 @@ from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput
 from ase_xai.networks.probing import Listener, inserted, insertion_chunk, lone
 
 RULES = ("Invariant up to one constant per element.", "The residual is that of its split into probe and molecule.")
+UNDISTURBED = "molecule without the probe"
 COLUMNS = ("value", "probe", "molecule", "leverage", "variance")
 
 
@@ -125,7 +126,7 @@ class InsertionEnergy(ProbeExplainer):
         return InsertionParts(
             total,
             probe=replace(share, values=probe, target=f"probe's share of the {total.target}"),
-            molecule=replace(share, values=molecule, target=f"molecule's share of the {total.target}", reference="none"),
+            molecule=replace(share, values=molecule, target=f"molecule's share of the {total.target}", reference=UNDISTURBED),
         )
 
 
