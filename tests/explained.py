@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,22 @@ from systems import random_behler_parrinello, random_schnet
 
 from ase_xai.networks import AtomisticNetwork
 from ase_xai.statistics import HeadStatistics, TrainingStatistics
-from ase_xai.weights import ModelCard, save_weights
+from ase_xai.weights import ModelCard, resolve, save_weights
 
 NETWORKS = {
     "schnet": lambda: random_schnet(1),
     "bp": lambda: random_behler_parrinello(3),
     "bp-elements": lambda: random_behler_parrinello(5, zetas=(1, 3), cutoff=4.5, resolve_elements=True),
 }
+SHIPPED = ("organic", "organic-bp")
+
+
+def write_shipped(path: Path, name: str) -> Path:
+    """Shipped weights with a card that lets identities be asked of ions and of the radicals that parts of molecules are."""
+    loaded = resolve(name)
+    card = replace(loaded.card, total_charges=(-1.0, 0.0, 1.0), closed_shell=False)
+    save_weights(path, loaded.network, card, loaded.statistics)
+    return path
 
 
 def write_weights(path: Path, network: AtomisticNetwork, statistics: bool = True, **about: object) -> Path:

@@ -12,7 +12,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.data import atomic_numbers
-from explained import NETWORKS, invented_statistics, write_weights
+from explained import NETWORKS, SHIPPED, invented_statistics, write_shipped, write_weights
 from systems import ELEMENTS, RANDOM_NETWORKS, random_schnet, shaken_molecule
 from torch import Tensor
 
@@ -34,7 +34,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("weights")
     made = {name: (make(), (-1.0, 0.0, 1.0)) for name, make in NETWORKS.items()}
     made["none"] = (random_schnet(6, charges=False), (0.0,))
-    return {name: write_weights(folder / name, network, total_charges=q) for name, (network, q) in made.items()}
+    paths = {name: write_weights(folder / name, network, total_charges=q) for name, (network, q) in made.items()}
+    return paths | {name: write_shipped(folder / name, name) for name in SHIPPED}
 
 
 @pytest.fixture(params=list(NETWORKS))
@@ -45,6 +46,9 @@ def calculator(request: pytest.FixtureRequest, weights: dict[str, Path]) -> Netw
 @pytest.fixture
 def schnet(weights: dict[str, Path]) -> NetworkCalculator:
     return load(weights["schnet"], dtype="float64")
+
+
+WITH_SHIPPED = pytest.mark.parametrize("calculator", [*NETWORKS, *SHIPPED], indirect=True)
 
 
 class Springs(AtomisticNetwork):
@@ -224,10 +228,11 @@ def mixed_value(network: AtomisticNetwork, atoms: Atoms, site: int, symbol: str,
     return float(sums.output.energies.sum() if of == "energy" else sums.dipole[0].norm())
 
 
+@WITH_SHIPPED
 @pytest.mark.parametrize("of", ["energy", "dipole"])
 def test_alchemical_derivatives_are_differences(calculator: NetworkCalculator, of: str) -> None:
     atoms, h = shaken_molecule("CH3OH"), 1e-3
-    explanation = explain(atoms, AlchemicalDerivatives(of=of), calculator)
+    explanation = explain(atoms, AlchemicalDerivatives(SYMBOLS, of), calculator)
     assert explanation.values.shape == (6, 4) and explanation.settings["targets"] == SYMBOLS
     assert explanation.units == {"energy": "eV", "dipole": "e·Å"}[of] and explanation.gauge == "parametrization"
     for site, (column, symbol) in itertools.product((0, 1, 4), enumerate(SYMBOLS)):
@@ -238,6 +243,7 @@ def test_alchemical_derivatives_are_differences(calculator: NetworkCalculator, o
     assert not explanation.values[np.arange(6), own].any()
 
 
+@WITH_SHIPPED
 def test_the_path_ends_at_the_substituted_molecule(calculator: NetworkCalculator) -> None:
     """∫ dE/dλ dλ = E(Z′) - E(Z), and the reference energies, stated apart, make up the rest."""
     atoms, network = shaken_molecule("CH3OH"), calculator.network

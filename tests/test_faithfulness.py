@@ -11,7 +11,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from explained import write_weights
+from explained import SHIPPED, write_shipped, write_weights
 from scipy.stats import spearmanr
 from systems import random_behler_parrinello, random_schnet, shaken_molecule
 
@@ -41,12 +41,16 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "schnet": write_weights(folder / "schnet", random_schnet(1), **about),
         "schnet-b": write_weights(folder / "schnet-b", random_schnet(2), statistics=False),
         "bp": write_weights(folder / "bp", random_behler_parrinello(3), **about),
+        **{name: write_shipped(folder / name, name) for name in SHIPPED},
     }
 
 
 @pytest.fixture(params=["schnet", "bp"])
 def calculator(request: pytest.FixtureRequest, weights: dict[str, Path]) -> NetworkCalculator:
     return load(weights[request.param], dtype="float64")
+
+
+WITH_SHIPPED = pytest.mark.parametrize("calculator", ["schnet", "bp", *SHIPPED], indirect=True)
 
 
 def subject_of(calculator: NetworkCalculator, atoms: Atoms, *explainers: object) -> Subject:
@@ -75,6 +79,7 @@ def slow_exchange(atoms: Atoms, cutoff: float) -> np.ndarray:
     return np.array([sum((a[i] - a[j]) * near(i, j) for j in range(n)) for i in range(n)])
 
 
+@WITH_SHIPPED
 @pytest.mark.parametrize("system", ["molecule", "crystal", "two"])
 def test_another_gauge_changes_atomic_energies_and_nothing_else(calculator: NetworkCalculator, system: str) -> None:
     atoms = shaken_molecule("CH3CH2OH")
@@ -96,6 +101,7 @@ def test_another_gauge_changes_atomic_energies_and_nothing_else(calculator: Netw
         np.testing.assert_allclose(change, 0.3 * slow_exchange(atoms, calculator.network.cutoff), atol=1e-10)
 
 
+@WITH_SHIPPED
 def test_second_derivatives_are_the_same_in_another_gauge(calculator: NetworkCalculator) -> None:
     atoms = molecule("H2O")
     one, two = hessian(calculator, atoms), hessian(in_another_gauge(calculator), atoms)
@@ -118,6 +124,7 @@ def test_mixed_elements_have_their_gauge_too(calculator: NetworkCalculator) -> N
     assert torch.allclose(slopes[0], slopes[1], atol=1e-10)
 
 
+@WITH_SHIPPED
 def test_lone_atoms_have_no_gauge(calculator: NetworkCalculator) -> None:
     other = in_another_gauge(calculator)
     for z in calculator.network.elements:
@@ -125,6 +132,7 @@ def test_lone_atoms_have_no_gauge(calculator: NetworkCalculator) -> None:
         assert torch.equal(a.energies, b.energies)
 
 
+@WITH_SHIPPED
 def test_insertion_energies_are_gauge_free_and_chemical_potentials_are_not(calculator: NetworkCalculator) -> None:
     """A hydrogen atom put near a molecule: E(with) - E(without) stays; what the atom says of itself does not, neither in
     full contact nor as a probe that receives and never sends."""

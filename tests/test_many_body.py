@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from explained import NETWORKS, write_weights
+from explained import NETWORKS, SHIPPED, write_shipped, write_weights
 from systems import random_schnet, shaken_molecule
 
 from ase_xai import Explanation, NetworkCalculator, explain, load
@@ -24,12 +24,16 @@ Subset = tuple[int, ...]
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("weights")
-    return {name: write_weights(folder / name, make()) for name, make in NETWORKS.items()}
+    paths = {name: write_weights(folder / name, make()) for name, make in NETWORKS.items()}
+    return paths | {name: write_shipped(folder / name, name) for name in SHIPPED}
 
 
 @pytest.fixture(params=list(NETWORKS))
 def calculator(request: pytest.FixtureRequest, weights: dict[str, Path]) -> NetworkCalculator:
     return load(weights[request.param], dtype="float64")
+
+
+WITH_SHIPPED = pytest.mark.parametrize("calculator", [*NETWORKS, *SHIPPED], indirect=True)
 
 
 def interaction(calculator: NetworkCalculator, atoms: Atoms) -> float:
@@ -67,6 +71,7 @@ def stretched() -> Atoms:
 # --- many-body expansion -----------------------------------------------------------------------------------------------
 
 
+@WITH_SHIPPED
 @pytest.mark.parametrize("make", [lambda: shaken_molecule("H2CO"), stretched], ids=["formaldehyde", "two waters"])
 def test_terms_are_those_of_molecules_cut_up(calculator: NetworkCalculator, make) -> None:
     atoms = make()
@@ -77,6 +82,7 @@ def test_terms_are_those_of_molecules_cut_up(calculator: NetworkCalculator, make
     assert not found
 
 
+@WITH_SHIPPED
 def test_all_orders_sum_to_the_energy(calculator: NetworkCalculator) -> None:
     atoms = shaken_molecule("CH3OH")
     energy = interaction(calculator, atoms)
@@ -155,12 +161,16 @@ def test_exact_values_are_the_mean_over_all_orders_of_arrival(calculator: Networ
     assert explanation.uncertainty is None and explanation.seed is None
 
 
+@WITH_SHIPPED
 def test_equal_atoms_get_equal_values(calculator: NetworkCalculator) -> None:
-    values = explain(molecule("CH4"), ShapleyValues(), calculator).values
-    np.testing.assert_allclose(values[1:], values[1], rtol=0, atol=1e-8)
+    explanation = explain(molecule("CH4"), ShapleyValues(), calculator)
+    values = explanation.values
+    assert explanation.total == pytest.approx(interaction(calculator, molecule("CH4")), abs=1e-10)
+    np.testing.assert_allclose(values[1:], values[1], rtol=0, atol=1e-10)
     assert abs(values[0] - values[1]) > 1e-3
 
 
+@WITH_SHIPPED
 def test_an_atom_out_of_reach_gets_its_energy_alone(calculator: NetworkCalculator) -> None:
     atoms = shaken_molecule("H2O") + Atoms("C", [[20.0, 0.0, 0.0]])
     alone = interaction(calculator, Atoms("C"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from explained import write_weights
+from explained import SHIPPED, write_weights
 from systems import random_behler_parrinello, random_schnet, shaken_molecule
 from torch import Tensor, nn
 
@@ -24,6 +24,7 @@ from ase_xai.graph import AtomGraph
 from ase_xai.networks import AtomisticNetwork, AtomwiseOutput, BehlerParrinelloNetwork, SchNetNetwork
 from ase_xai.networks.layers import ShiftedSoftplus
 from ase_xai.networks.linearized import gate
+from ase_xai.weights import resolve
 
 Makers = dict[str, Callable[[], AtomisticNetwork]]
 MAKERS: Makers = {
@@ -38,7 +39,7 @@ MAKERS: Makers = {
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("weights")
-    return {name: write_weights(folder / name, make()) for name, make in MAKERS.items()}
+    return {name: write_weights(folder / name, make()) for name, make in MAKERS.items()} | {name: name for name in SHIPPED}
 
 
 @pytest.fixture(params=list(MAKERS))
@@ -195,7 +196,9 @@ def test_gate_is_the_quotient_without_its_rounding() -> None:
 # --- walks -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("name", "formula"), [("schnet-1", "CH4"), ("schnet-2", "CH4"), ("schnet-3", "H2CO")])
+@pytest.mark.parametrize(
+    ("name", "formula"), [("schnet-1", "CH4"), ("schnet-2", "CH4"), ("schnet-3", "H2CO"), ("organic", "H2O")]
+)
 def test_terms_are_groups_of_walks(name: str, formula: str, weights: dict[str, Path]) -> None:
     calculator, atoms = load(weights[name], dtype="float64"), shaken_molecule(formula)
     graph = calculator.checked_graph(atoms)
@@ -212,6 +215,15 @@ def test_terms_are_groups_of_walks(name: str, formula: str, weights: dict[str, P
     assert max(abs(v) for s, v in terms.items() if len(s) > most) < 1e-12 if most < len(atoms) else True
     assert max(abs(v) for s, v in terms.items() if len(s) == min(most, len(atoms))) > 1e-9
     assert network_energy(calculator, graph) == pytest.approx(explanation.total + explanation.residual, abs=1e-12)
+
+
+def test_shipped_weights_have_no_term_beyond_their_walks() -> None:
+    """Six interactions, walks of seven atoms: the term of all eight atoms of ethane is nothing."""
+    calculator, atoms = load("organic", dtype="float64"), shaken_molecule("C2H6")
+    terms = by_set(explain(atoms, NBodyRelevance(order=8), calculator))
+    assert calculator.network.n_interactions == 6 and len(terms) == 2**8
+    sizes = {n: max(abs(v) for s, v in terms.items() if len(s) == n) for n in (7, 8)}
+    assert sizes[8] < 1e-11 < sizes[7]
 
 
 @pytest.mark.parametrize("system", ["molecule", "crystal"])
@@ -250,15 +262,15 @@ def test_terms_and_biases_make_the_energy(calculator: NetworkCalculator, system:
 
 
 def test_without_biases_the_terms_are_the_energy(tmp_path: Path) -> None:
-    for make in (lambda: random_schnet(2), lambda: random_behler_parrinello(4)):
-        network = make()
+    networks = (random_schnet(2), random_behler_parrinello(4), *(resolve(name).network for name in SHIPPED))
+    for number, network in enumerate(networks):
         with torch.no_grad():
             for name, parameter in network.named_parameters():
                 if name.endswith("bias") and "filter" not in name:
                     parameter.zero_()
             if isinstance(network, BehlerParrinelloNetwork):
                 network.descriptor_mean.zero_()
-        calculator = load(write_weights(tmp_path / network.architecture, network), dtype="float64")
+        calculator = load(write_weights(tmp_path / str(number), network, statistics=False), dtype="float64")
         atoms = shaken_molecule("CH3OH")
         explanation = explain(atoms, NBodyRelevance(), calculator)
         assert abs(explanation.residual) < 1e-12
@@ -329,7 +341,7 @@ def pair_and_triple_functions(
     return pairs, triples
 
 
-@pytest.mark.parametrize("name", ["bp", "bp-elements"])
+@pytest.mark.parametrize("name", ["bp", "bp-elements", "organic-bp"])
 def test_behler_parrinello_is_biases_pairs_and_triples(name: str, weights: dict[str, Path]) -> None:
     """Each atomic energy, and the terms, from pairs and triples in a slow loop and g by autograd."""
     calculator, atoms = load(weights[name], dtype="float64"), shaken_molecule("CH3OH")

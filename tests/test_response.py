@@ -19,7 +19,7 @@ from ase.db import connect
 from ase.io import Trajectory, read, write
 from ase.md.verlet import VelocityVerlet
 from ase.vibrations import Infrared
-from explained import NETWORKS, write_weights
+from explained import NETWORKS, SHIPPED, write_shipped, write_weights
 from scipy import constants
 from scipy.spatial.transform import Rotation
 from systems import CHARGED_NETWORKS, RANDOM_NETWORKS, random_schnet, shaken_molecule
@@ -30,10 +30,10 @@ from ase_xai.explainers.infrared import KM_PER_MOL
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import compiled, predict
 from ase_xai.networks.response import born_charges, dipole_response, hessian
+from ase_xai.weights import resolve
 
 BORN = "born_effective_charges"
 ORIGIN = [0.3, -1.2, 0.5]
-SHIPPED = ("organic", "organic-bp")
 Build = Callable[..., NetworkCalculator]
 
 
@@ -43,12 +43,13 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("weights")
     made = {name: (make(), (-1.0, 0.0, 1.0)) for name, make in NETWORKS.items()}
     made["none"] = (random_schnet(6, charges=False), (0.0,))
-    return {name: write_weights(folder / name, network, total_charges=q) for name, (network, q) in made.items()}
+    paths = {name: write_weights(folder / name, network, total_charges=q) for name, (network, q) in made.items()}
+    return paths | {name: write_shipped(folder / name, name) for name in SHIPPED}
 
 
 @pytest.fixture(params=list(NETWORKS))
 def build(request: pytest.FixtureRequest, weights: dict[str, Path]) -> Build:
-    """Makes calculators of one random network."""
+    """Makes calculators of one network, a random one unless a test asks for shipped weights as well."""
     return lambda **settings: load(weights[request.param], dtype="float64", **settings)
 
 
@@ -57,6 +58,8 @@ def methanol(charge: float = 0.0) -> Atoms:
     atoms.info["charge"] = charge
     return atoms
 
+
+WITH_SHIPPED = pytest.mark.parametrize("build", [*NETWORKS, *SHIPPED], indirect=True)
 
 STENCIL = ((-2, 1 / 12), (-1, -2 / 3), (1, 2 / 3), (2, -1 / 12))
 """Steps and factors of the fourth-order central difference."""
@@ -95,6 +98,7 @@ def by_differences(calculator: NetworkCalculator, atoms: Atoms, weights: np.ndar
 # --- Born charges: identities -----------------------------------------------------------------------------------------
 
 
+@WITH_SHIPPED
 @pytest.mark.parametrize("charge", [-1.0, 0.0, 1.0])
 def test_born_charges_are_differences_of_the_dipole(build: Build, charge: float) -> None:
     atoms, calculator = methanol(charge), build(dipole_origin=ORIGIN)
@@ -103,6 +107,7 @@ def test_born_charges_are_differences_of_the_dipole(build: Build, charge: float)
     assert np.abs(tensors).max() > 0.05
 
 
+@WITH_SHIPPED
 @pytest.mark.parametrize("charge", [-1.0, 0.0, 1.0])
 def test_sum_rules(build: Build, charge: float) -> None:
     atoms, calculator = methanol(charge), build(dipole_origin=ORIGIN)
@@ -118,6 +123,7 @@ def test_sum_rules(build: Build, charge: float) -> None:
     assert (total.gauge, direct.gauge, flux.gauge, total.units) == ("invariant", "dependent", "dependent", "e")
 
 
+@WITH_SHIPPED
 @pytest.mark.parametrize("charge", [-1.0, 0.0, 1.0])
 @pytest.mark.parametrize("axis", [(1.0, 0.0, 0.0), (0.3, -0.5, 0.8)])
 def test_rotating_the_molecule_turns_the_dipole(build: Build, charge: float, axis: tuple[float, ...]) -> None:
@@ -129,6 +135,7 @@ def test_rotating_the_molecule_turns_the_dipole(build: Build, charge: float, axi
     np.testing.assert_allclose(np.einsum("iab,ib->a", tensors, motion), np.cross(axis, dipole), atol=1e-12)
 
 
+@WITH_SHIPPED
 @pytest.mark.parametrize("charge", [-1.0, 0.0, 1.0])
 def test_born_charges_times_velocities_are_the_rate_of_the_dipole(build: Build, charge: float) -> None:
     atoms, calculator = methanol(charge), build(dipole_origin=ORIGIN)
@@ -139,6 +146,7 @@ def test_born_charges_times_velocities_are_the_rate_of_the_dipole(build: Build, 
     np.testing.assert_allclose(np.einsum("iab,ib->a", tensors, velocities[0]), rate, rtol=0, atol=1e-9)
 
 
+@WITH_SHIPPED
 @pytest.mark.parametrize("origin", ["center_of_mass", "centroid"])
 def test_an_origin_that_moves_along_leaves_no_net_charge(build: Build, origin: str) -> None:
     atoms, calculator = methanol(1.0), build(dipole_origin=origin)
@@ -152,6 +160,7 @@ def test_an_origin_that_moves_along_leaves_no_net_charge(build: Build, origin: s
     np.testing.assert_array_equal(*neutral)
 
 
+@WITH_SHIPPED
 def test_planar_molecules(build: Build) -> None:
     """Scalar charges give no dipole out of the plane, and out there an atom moves its own charge and nothing else."""
     atoms, calculator = molecule("C6H6"), build()
@@ -176,10 +185,11 @@ def test_born_charges_turn_and_permute_with_the_molecule(build: Build) -> None:
     np.testing.assert_allclose(two, rotation @ one[order] @ rotation.T, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", CHARGED_NETWORKS)
+@pytest.mark.parametrize("name", [*CHARGED_NETWORKS, *SHIPPED])
 def test_signs_and_constants_of_the_charges(name: str) -> None:
     """q → q + c is taken out by charge conservation; q → -q keeps |μ| and turns the Born charges over."""
-    networks = [RANDOM_NETWORKS[name]().double() for _ in range(3)]
+    network = resolve(name).network if name in SHIPPED else RANDOM_NETWORKS[name]()
+    networks = [copy.deepcopy(network).double() for _ in range(3)]
     readouts = [getattr(n, "charge_readouts", None) or [n.charge_readout[-1]] for n in networks]
     with torch.no_grad():
         for layer in readouts[1]:
@@ -195,15 +205,19 @@ def test_signs_and_constants_of_the_charges(name: str) -> None:
     assert torch.allclose(tensors[2], -tensors[0], atol=1e-13)
 
 
-@pytest.mark.parametrize("constant", [-0.4, 0.7])
-def test_a_constant_in_all_charges_is_gauge_about_the_centroid_only(build: Build, constant: float) -> None:
-    atoms = methanol()
-    charges = build().get_property("charges", atoms)
-    for origin in (atoms.positions.mean(axis=0), np.array(ORIGIN)):
-        change = (charges + constant) @ (atoms.positions - origin) - charges @ (atoms.positions - origin)
-        np.testing.assert_allclose(change, constant * 6 * (atoms.positions.mean(axis=0) - origin), atol=1e-13)
+@WITH_SHIPPED
+@pytest.mark.parametrize("charge", [-1.0, 1.0])
+def test_a_constant_in_all_charges_is_gauge_about_the_centroid_only(build: Build, charge: float) -> None:
+    """A charge more is a constant c = Q/N in all charges; it moves the dipole by c·N·(centroid - r_0)."""
+    centroid = methanol().positions.mean(axis=0)
+    for origin, moved in (("centroid", np.zeros(3)), (ORIGIN, charge * (centroid - ORIGIN))):
+        calculator = build(dipole_origin=origin)
+        for name, change in (("charges", np.full(6, charge / 6)), ("dipole", moved)):
+            found, neutral = (calculator.get_property(name, methanol(q)) for q in (charge, 0.0))
+            np.testing.assert_allclose(found - neutral, change, rtol=0, atol=1e-13)
 
 
+@WITH_SHIPPED
 @pytest.mark.parametrize("charge", [-1.0, 1.0])
 def test_a_charged_molecule_carries_its_charge_along(build: Build, charge: float) -> None:
     atoms, calculator = methanol(charge), build(dipole_origin=ORIGIN)

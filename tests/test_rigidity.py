@@ -12,7 +12,7 @@ import torch
 from ase import Atoms
 from ase.build import molecule
 from ase.cluster import Icosahedron
-from explained import write_weights
+from explained import SHIPPED, write_weights
 from skmatter.metrics import local_prediction_rigidity
 from systems import random_behler_parrinello, random_schnet, shaken_molecule
 from training_data import labeled
@@ -43,12 +43,15 @@ def weights(structures: StructureSet, tmp_path_factory: pytest.TempPathFactory) 
         made = summarize(network, GraphLoader(structures, network.cutoff), split, LossWeights(forces=0.0))
         found[name] = folder / name
         save_weights(found[name], network, ModelCard.describe(network, reference_kind="invented"), made)
-    return found
+    return found | {name: Path(name) for name in SHIPPED}
 
 
 @pytest.fixture(params=["schnet", "bp"])
 def calculator(request: pytest.FixtureRequest, weights: dict[str, Path]) -> NetworkCalculator:
-    return load(weights[request.param], dtype="float64")
+    return load(str(weights[request.param]), dtype="float64")
+
+
+WITH_SHIPPED = pytest.mark.parametrize("calculator", ["schnet", "bp", *SHIPPED], indirect=True)
 
 
 def head(rows: np.ndarray, ridge: float = 0.0, scale: float = 1.0) -> HeadStatistics:
@@ -122,6 +125,17 @@ def test_drawing_weights_reproduces_sigma() -> None:
     assert drawn.sum(axis=1).std() == pytest.approx(together, rel=0.015)
 
 
+def test_the_variance_of_a_sum_is_the_sum_of_covariances() -> None:
+    """σ_A² = α²·Σ_ij f_i C f_j with an explicit inverse, and σ_A ≤ Σσ_i."""
+    rng = np.random.default_rng(6)
+    x, rows, ridge = rng.normal(size=(30, 5)), rng.normal(size=(4, 5)), 0.2
+    covariance = rows @ np.linalg.inv(x.T @ x + ridge * np.eye(5)) @ rows.T
+    together, singles = leverages(head(x, ridge), rows.sum(axis=0)[None])[0], leverages(head(x, ridge), rows)
+    assert together == pytest.approx(covariance.sum(), rel=1e-10)
+    np.testing.assert_allclose(singles, np.diag(covariance), rtol=1e-10)
+    assert np.sqrt(together) <= np.sqrt(singles).sum()
+
+
 def test_agreement_with_scikit_matter() -> None:
     """Its LPR uses the mean over the atoms of a structure and features over s = sqrt(Σ_k mean f_k²). With structures of N
     atoms each, LPR = N²·LPR(scikit-matter) for ς² = N²·s²·λ; with means as rows, LPR the same for ς² = s²·λ."""
@@ -152,6 +166,7 @@ def statistics_of(calculator: NetworkCalculator, target: str) -> HeadStatistics:
     return calculator.statistics.energies if target == "energy" else calculator.statistics.charges
 
 
+@WITH_SHIPPED
 @pytest.mark.parametrize("target", TARGETS)
 def test_sigma_of_atoms_and_of_the_whole(calculator: NetworkCalculator, target: str) -> None:
     """σ_A² = α²·Σ_ij f_i C f_j from the inverse matrix; σ_A ≤ Σσ_i; charges sum to a constant, without any doubt."""
@@ -179,6 +194,7 @@ def test_sigma_of_atoms_and_of_the_whole(calculator: NetworkCalculator, target: 
     np.testing.assert_allclose(singles.values, sigma, rtol=1e-9)
 
 
+@WITH_SHIPPED
 def test_predictions_are_linear_in_the_weights_that_sigma_is_about(calculator: NetworkCalculator) -> None:
     """Changing the last layer by δ changes E_i by s·f_i·δ and q_i by (f_i - f̄)·δ, exactly."""
     atoms = shaken_molecule("CH3CH2NH2")
@@ -199,6 +215,51 @@ def test_predictions_are_linear_in_the_weights_that_sigma_is_about(calculator: N
             after = getattr(twin(graph), field)
         scale = twin.energy.scale if target == "energy" else 1.0
         np.testing.assert_allclose((after - before).numpy(), scale * rows @ delta, atol=1e-10)
+
+
+def some_structures() -> list[Atoms]:
+    names = ("CH3CH2OH", "CH3OH", "CH3CHO", "H2CO", "CH3CN", "HCN", "C6H6", "H2O", "CH4", "NH3")
+    return [*(shaken_molecule(name) for name in names), Atoms("O")]
+
+
+@WITH_SHIPPED
+def test_leverages_of_learned_features_sum_to_the_rank(calculator: NetworkCalculator) -> None:
+    """Summed last-layer inputs of structures on their first four principal axes; the last structure is one atom."""
+    x = np.stack([rows_of(calculator, atoms, "energy").sum(axis=0) for atoms in some_structures()])
+    x = x @ np.linalg.svd(x, full_matrices=False)[2][:4].T
+    h = leverages(head(x), x)
+    assert h.sum() == pytest.approx(4, rel=1e-8) and (h <= 1 + 1e-10).all()
+    np.testing.assert_allclose(h, np.diag(x @ np.linalg.pinv(x)), atol=1e-8)
+    assert 1.0 / h[-1] >= 1.0
+
+
+@WITH_SHIPPED
+def test_agreement_with_scikit_matter_on_learned_features(calculator: NetworkCalculator) -> None:
+    """With means over atoms as rows, LPR is the same for ς² = s²·λ, s² = Σ_k mean f_k²."""
+    features, lam = [rows_of(calculator, atoms, "energy") for atoms in some_structures()], 3e-3
+    theirs, _ = local_prediction_rigidity(features[:-2], features[-2:], lam)
+    s2 = (np.vstack(features[:-2]) ** 2).mean(axis=0).sum()
+    means = np.array([f.mean(axis=0) for f in features[:-2]])
+    ours = 1.0 / leverages(head(means, s2 * lam), np.vstack(features[-2:]))
+    np.testing.assert_allclose(ours, np.concatenate(theirs), rtol=1e-8)
+
+
+@WITH_SHIPPED
+@pytest.mark.parametrize("target", TARGETS)
+def test_rigidity_and_sigma_of_the_last_layer(calculator: NetworkCalculator, target: str) -> None:
+    """What weights that keep the loss low leave open: the cheapest change of the last layer that moves one atomic value by
+    ε costs ½·LPR·ε², and weights drawn from N(ŵ, α²C) scatter the values by σ. As exact as C itself, an inverse to 1e-6."""
+    atoms, statistics = shaken_molecule("CH3CH2OH"), statistics_of(calculator, target)
+    rows, size = rows_of(calculator, atoms, target), len(statistics.gram)
+    hessian = statistics.gram.numpy() + float(statistics.ridge) * np.eye(size)
+    bordered = np.block([[hessian, rows[:1].T], [rows[:1], np.zeros((1, 1))]])
+    change = np.linalg.solve(bordered, np.append(np.zeros(size), 0.3))[:size]
+    cost = 0.5 * change @ hessian @ change
+    assert cost == pytest.approx(0.5 / leverages(statistics, rows[:1])[0] * 0.3**2, rel=1e-4)
+    normal = np.random.default_rng(0).normal(size=(size, 4000))
+    drawn = rows @ np.linalg.solve(np.linalg.cholesky(hessian).T, normal) * np.sqrt(float(statistics.scale))
+    sigma = explain(atoms, AtomicEnergies() if target == "energy" else LatentCharges(), calculator).uncertainty
+    np.testing.assert_allclose(drawn.std(axis=1), sigma, rtol=0.06)
 
 
 @pytest.mark.parametrize("target", TARGETS)
