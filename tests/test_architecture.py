@@ -25,8 +25,8 @@ MAX_PUBLIC_NAMES = 25
 
 NEIGHBOR_BACK_ENDS = ("nvalchemiops", "pyg_lib", "torch_cluster")
 OPTIONAL = {
-    *NEIGHBOR_BACK_ENDS, "chemiscope", "lightning_fabric", "matplotlib", "numba", "nvalchemi", "pandas", "rdkit", "tblite",
-    "xarray",
+    *NEIGHBOR_BACK_ENDS, "chemiscope", "dask", "lightning_fabric", "matplotlib", "numba", "nvalchemi", "pandas", "rdkit",
+    "tblite", "xarray",
 }  # fmt: skip
 
 # Who may import whom, beside the standard library and the own room. The longest matching room decides; a name allows
@@ -48,7 +48,7 @@ MAY_IMPORT = {
     "ase_xai.statistics": ("torch",),
     "ase_xai.files": ("torch", "safetensors"),
     "ase_xai.signals": (),
-    "ase_xai.runs": ("numpy", "ase", "tqdm", "ase_xai.files", "ase_xai.signals"),
+    "ase_xai.runs": ("numpy", "ase", "tqdm", "ase_xai.files", "ase_xai.signals", "ase_xai.trajectory"),
     "ase_xai.weights": ("numpy", "torch", "ase", "safetensors", "ase_xai.graph", "ase_xai.networks"),
     "ase_xai.weights.format": (
         "torch", "ase.data", "safetensors", "ase_xai.files", "ase_xai.networks", "ase_xai.statistics",
@@ -61,7 +61,7 @@ MAY_IMPORT = {
     "ase_xai.explainers": (
         "numpy", "torch", "ase",
         "ase_xai.graph", "ase_xai.networks.base", "ase_xai.networks.layers", "ase_xai.networks.probing",
-        "ase_xai.networks.response",
+        "ase_xai.networks.rates", "ase_xai.networks.response",
         "ase_xai.periodic_table", "ase_xai.statistics", "ase_xai.weights.format",
     ),
     "ase_xai.explainers.explanation": (
@@ -71,7 +71,19 @@ MAY_IMPORT = {
     "ase_xai.explainers.card": ("numpy", "ase_xai.explainers.explanation"),
     "ase_xai.explainers.storage": ("numpy", "h5py", "ase_xai.files", "ase_xai.explainers.explanation"),
     "ase_xai.explainers.views": ("numpy", "ase.data", "pandas", "xarray", "ase_xai.explainers.explanation"),
-    "ase_xai.trajectory": ("numpy", "ase", "h5py", "pandas", "xarray", "ase_xai.explainers.base", "ase_xai.calculators"),
+    "ase_xai.trajectory": (
+        "numpy", "ase", "h5py", "chemiscope", "dask", "pandas", "rdkit", "xarray",
+        "ase_xai.calculators", "ase_xai.explainers.base", "ase_xai.explainers.explanation", "ase_xai.explainers.fragments",
+        "ase_xai.files",
+    ),
+    "ase_xai.trajectory.plan": ("numpy", "ase", "ase_xai"),  # the version
+    "ase_xai.trajectory.run": (
+        "numpy", "ase", "h5py", "pandas", "xarray", "ase_xai.explainers.explanation", "ase_xai.report", "ase_xai.trajectory",
+    ),
+    "ase_xai.trajectory.evaluation": (
+        "numpy", "torch", "ase",
+        "ase_xai.calculator_base", "ase_xai.explainers", "ase_xai.graph", "ase_xai.networks.base", "ase_xai.trajectory",
+    ),
     "ase_xai.report": (
         "numpy", "ase", "matplotlib", "ase_xai.explainers.explanation", "ase_xai.periodic_table", "ase_xai.trajectory",
     ),

@@ -68,6 +68,59 @@ def test_elements_cluster_by_group(tmp_path: Path) -> None:
     assert (tmp_path / "elements" / "embedding.png").stat().st_size > 10_000
 
 
+def test_a_proton_moves_between_oxygens(tmp_path: Path) -> None:
+    out = run("proton_transfer.py", tmp_path, "out", shorter=("= 2.5, 400.0, 0.5, 1", "= 0.15, 400.0, 0.5, 1"))
+    assert "relaxed: proton 1.0" in out and "301 frames" in out
+    closure = float(out.split("closure ")[1].split("%")[0])
+    assert closure < 20.0
+    assert (tmp_path / "out" / "events.csv").read_text().startswith("step,time (fs),kind")
+    assert (tmp_path / "out" / "run.html").stat().st_size > 500_000
+
+
+def test_infrared_of_ethanol_by_group(tmp_path: Path) -> None:
+    out = run(
+        "infrared_by_group.py",
+        tmp_path,
+        "out",
+        shorter=("= 10.0, 300.0, 0.5, 4", "= 0.4, 300.0, 0.5, 4"),
+        heated=(".run(2000)", ".run(200)"),
+        segments=("SEGMENTS = 4", "SEGMENTS = 1"),
+    )
+    rows = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in out.splitlines() if line.startswith("| ")}
+    assert 3400 < float(rows["O-H stretch"][1]) < 3950 and 2800 < float(rows["C-H stretches"][1]) < 3250
+    assert float(rows["O-H stretch"][3].strip("%")) > 50  # the OH group makes its own band
+    assert float(out.split("sum rule to ")[1].split()[0]) < 1e-10
+    assert (tmp_path / "out" / "infrared.png").stat().st_size > 10_000
+
+
+def test_a_relaxation_explained(tmp_path: Path) -> None:
+    out = run("relaxation_explained.py", tmp_path, "out")
+    totals = [float(line.split()[1]) for line in out.splitlines() if line.strip().startswith("total")]
+    parts = [float(line.split()[-2]) for line in out.splitlines() if line.strip().startswith(("pulled", "other C", "H "))]
+    assert sum(parts[:3]) == pytest.approx(totals[0], abs=2e-4) and sum(parts[3:]) == pytest.approx(totals[1], abs=2e-4)
+    assert totals[0] < -1.0 and min(parts[:3]) == parts[0]  # the atoms that were pulled gain most
+    assert (tmp_path / "out" / "waterfall.png").stat().st_size > 10_000
+
+
+def test_liquid_water_by_hydrogen_bonds(tmp_path: Path) -> None:
+    out = run(
+        "liquid_water.py",
+        tmp_path,
+        "out",
+        smaller=("PER_EDGE, SPACING = 4, 3.1", "PER_EDGE, SPACING = 3, 3.1"),
+        shorter=("= 2000, 4000, 20, 0.5", "= 100, 100, 20, 0.5"),
+    )
+    assert "6 frames, 27 molecules" in out
+    shares = [float(line.split("|")[2].strip(" %")) for line in out.splitlines() if line.startswith("| ") and "%" in line]
+    assert sum(shares) == pytest.approx(100, abs=0.5)
+
+
+def test_any_trajectory_is_annotated(tmp_path: Path) -> None:
+    out = run("annotate_any_run.py", tmp_path, shorter=("= 200, 4, 0.5", "= 20, 4, 0.5"))
+    assert "21 frames of C2H4O2" in out and "N_eff" in out
+    assert (tmp_path / "annotated-output" / "run.html").stat().st_size > 500_000
+
+
 @pytest.mark.parametrize("script", sorted(path.name for path in EXAMPLES.glob("*.py")))
 def test_every_example_says_how_to_run_it(script: str) -> None:
     text = (EXAMPLES / script).read_text(encoding="utf-8")

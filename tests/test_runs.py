@@ -30,6 +30,7 @@ from ase_xai import load, runs
 from ase_xai.networks import SchNetNetwork
 from ase_xai.runs import MDSettings, RunError, RunExploded, RunInterrupted, StorageError, dynamics, frames, relax, run_md
 from ase_xai.runs.frames import FrameFile, Signals
+from ase_xai.runs.steps import frame_of
 from ase_xai.weights import ModelCard, save_weights
 
 SUFFIXES = (".traj", ".extxyz")
@@ -408,6 +409,19 @@ def test_frames_after_the_saved_state_are_cut_off(tmp_path: Path, suffix: str) -
     assert_same_end(whole, ahead)
 
 
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("n_steps", [1, 2, 3, 42, 43])
+def test_state_saved_just_after_the_index_has_moved(tmp_path: Path, suffix: str, n_steps: int) -> None:
+    """The free places of a .traj file's new index are then among the last bytes, and are filled before the kill."""
+    path = tmp_path / f"run{suffix}"
+    run_md(make_atoms(), path, MDSettings(steps=n_steps, interval=1))
+    early = frames.state_path(path).read_bytes()
+    run_md(make_atoms(), path, MDSettings(steps=n_steps + 2, interval=1), restart=True)
+    frames.state_path(path).write_bytes(early)
+    run_md(make_atoms(), path, MDSettings(steps=n_steps + 2, interval=1), restart=True)
+    assert len(frames_of(path)) == n_steps + 3
+
+
 @pytest.mark.parametrize(
     ("atoms", "settings", "message"),
     [
@@ -641,7 +655,7 @@ def test_ignored_signals_stay_ignored() -> None:
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_full_disk_leaves_whole_frames_at_every_possible_place(tmp_path: Path, suffix: str) -> None:
     """The disk ends inside the 2nd, 43rd or 44th frame: with the 43rd, a .traj file gets a new index block."""
-    frame = runs._frame(_evaluated(make_atoms()), step=0)
+    frame = frame_of(_evaluated(make_atoms()), step=0)
     with FrameFile(tmp_path / f"all{suffix}") as frames:
         marks = [frames.mark]
         for _ in range(44):
@@ -698,8 +712,8 @@ def test_state_that_cannot_be_written_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_frame_that_cannot_be_expressed_is_taken_back(tmp_path: Path) -> None:
-    good = runs._frame(_evaluated(make_atoms()), step=0)
-    bad = runs._frame(_evaluated(make_atoms()), step=1)
+    good = frame_of(_evaluated(make_atoms()), step=0)
+    bad = frame_of(_evaluated(make_atoms()), step=1)
     bad.calc.parameters["model"] = object()
     with FrameFile(tmp_path / "run.traj") as frames:
         frames.append(good)

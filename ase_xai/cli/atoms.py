@@ -21,6 +21,7 @@ Weights = Annotated[str, typer.Option(help="Name of shipped weights (ase-xai mod
 Output = Annotated[Path | None, typer.Option(help=".traj or .extxyz; by default named after FILE, in this folder.")]
 Precision = Annotated[Literal["float32", "float64"], typer.Option(help="Precision of the network.")]
 Charge = Annotated[float | None, typer.Option(help="Total charge, e.")]
+Record = Annotated[Path | None, typer.Option(help=".h5 file for energy and charge of every atom, and `ase-xai report`.")]
 Index = Annotated[int, typer.Option(help="Which frame of FILE to take, counted from 0, or from -1 backwards.")]
 
 
@@ -37,6 +38,7 @@ def relax(
     dtype: Precision = "float32",
     charge: Charge = None,
     index: Index = -1,
+    record: Record = None,
     overwrite: Overwrite = False,
     progress: Progress = None,
 ) -> None:
@@ -47,7 +49,15 @@ def relax(
     refuse_own_input(file, output)
     atoms = with_calculator(read_structure(file, index), weights, device, dtype, charge)
     summary = runs.relax(
-        atoms, output, fmax=fmax, steps=steps, optimizer=optimizer, cell=cell, overwrite=overwrite, progress=progress
+        atoms,
+        output,
+        fmax=fmax,
+        steps=steps,
+        optimizer=optimizer,
+        cell=cell,
+        record=record,
+        overwrite=overwrite,
+        progress=progress,
     )
     print_result(atoms, summary, "relaxed" if summary.finished else f"not relaxed to {fmax} eV/Å")
     if not summary.finished:
@@ -71,6 +81,7 @@ def md(
     dtype: Precision = "float32",
     charge: Charge = None,
     index: Index = -1,
+    record: Record = None,
     restart: Annotated[bool, typer.Option("--restart", help="Go on where an interrupted or killed run stopped.")] = False,
     overwrite: Overwrite = False,
     progress: Progress = None,
@@ -84,7 +95,7 @@ def md(
         raise ValueError("--restart keeps the output and --overwrite replaces it. Give one of them.")
     settings = runs.MDSettings(temperature, steps, timestep, thermostat, friction, interval, seed, keep_momenta)
     atoms = with_calculator(read_structure(file, index), weights, device, dtype, charge)
-    summary = runs.run_md(atoms, output, settings, restart=restart, overwrite=overwrite, progress=progress)
+    summary = runs.run_md(atoms, output, settings, record=record, restart=restart, overwrite=overwrite, progress=progress)
     print_result(atoms, summary, f"{summary.step * timestep:g} fs of dynamics")
 
 

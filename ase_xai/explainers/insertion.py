@@ -126,7 +126,9 @@ class InsertionEnergy(ProbeExplainer):
         return InsertionParts(
             total,
             probe=replace(share, values=probe, target=f"probe's share of the {total.target}"),
-            molecule=replace(share, values=molecule, target=f"molecule's share of the {total.target}", reference=UNDISTURBED),
+            molecule=replace(
+                share, values=molecule, target=f"molecule's share of the {total.target}", reference=UNDISTURBED
+            ),
         )
 
 

@@ -59,7 +59,7 @@ def dipole_response(network: AtomisticNetwork, graph: AtomGraph) -> DipoleRespon
         charges = network(displaced(graph, shift)).charges
         assert charges is not None
         moments = _about_centroid(graph).T @ charges  # (3,), summed over systems that do not know each other
-        rows = [_gradient(moment, shift, keep=True) for moment in moments]
+        rows = [gradient(moment, shift, keep=True) for moment in moments]
     identity = torch.eye(3, dtype=charges.dtype, device=charges.device)
     return DipoleResponse(charge=charges.detach()[:, None, None] * identity, flux=torch.stack(rows, dim=1))
 
@@ -76,7 +76,7 @@ def hessian(network: AtomisticNetwork, graph: AtomGraph) -> Tensor:
         if not energy.requires_grad:
             return shift.new_zeros((shift.numel(), shift.numel()))
         (slopes,) = torch.autograd.grad(energy, shift, create_graph=True)
-        rows = torch.stack([_gradient(slope, shift, keep=True) for slope in slopes.flatten()]).flatten(1)
+        rows = torch.stack([gradient(slope, shift, keep=True) for slope in slopes.flatten()]).flatten(1)
     return 0.5 * (rows + rows.T)
 
 
@@ -95,7 +95,7 @@ def share_gradients(network: AtomisticNetwork, graph: AtomGraph, shares: Tensor,
     with differentiating(graph):
         leaf = shares.detach().clone().requires_grad_()
         value = quantity(graph, network.mixed(graph, leaf))
-        return float(value.detach()), _gradient(value, leaf)
+        return float(value.detach()), gradient(value, leaf)
 
 
 def interaction_energy(graph: AtomGraph, output: AtomwiseOutput) -> Tensor:
@@ -137,7 +137,7 @@ def _about_centroid(graph: AtomGraph) -> Tensor:
     return positions - (graph.sum_systems(positions) / counts)[graph.system]
 
 
-def _gradient(value: Tensor, leaf: Tensor, *, keep: bool = False) -> Tensor:
+def gradient(value: Tensor, leaf: Tensor, *, keep: bool = False) -> Tensor:
     """∂value/∂leaf, zero where nothing depends on it, as for a lone atom."""
     if not value.requires_grad:
         return torch.zeros_like(leaf)

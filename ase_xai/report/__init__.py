@@ -1,4 +1,4 @@
-"""Reports: figures of a training, figures of explanations, and pages that show one explanation in a browser.
+"""Reports: figures of a training, of explanations and of runs, and pages that show an explanation or a run in a browser.
 
 Figures are matplotlib `Figure` objects, made without pyplot: `figure.savefig(path)`.
 """
@@ -9,15 +9,24 @@ from ase_xai.report.charts import by_element, card_table, decay, waterfall
 from ase_xai.report.elements import embedding, periodic_table
 from ase_xai.report.molecules import gallery, molecule
 from ase_xai.report.page import write_page
+from ase_xai.report.run_analyses import analyze, write_run_figures
+from ase_xai.report.run_figures import carpet, event_curves, flow_matrix, group_curves, infrared_by_group
+from ase_xai.report.run_page import write_run_page
 from ase_xai.report.surfaces import probe_planes, probe_surfaces
 from ase_xai.report.training import learning_curve, parity
 
 __all__ = [
+    "analyze",
     "by_element",
     "card_table",
+    "carpet",
     "decay",
     "embedding",
+    "event_curves",
+    "flow_matrix",
     "gallery",
+    "group_curves",
+    "infrared_by_group",
     "learning_curve",
     "molecule",
     "parity",
@@ -26,4 +35,6 @@ __all__ = [
     "probe_surfaces",
     "waterfall",
     "write_page",
+    "write_run_figures",
+    "write_run_page",
 ]

@@ -92,12 +92,13 @@ def bonds_of(numbers: NDArray[np.int64], positions: Floats) -> NDArray[np.int64]
     return np.argwhere(np.triu(close, 1))
 
 
-def molecule(explanation: Explanation, *, numbered: bool | None = None) -> Figure:
+def molecule(explanation: Explanation, *, numbered: bool | None = None, scale: Scale | None = None) -> Figure:
     """A molecule colored by its atomic values, and once more by their uncertainty where there is one.
 
     Args:
         explanation: of level "atom", one number an atom.
         numbered: whether to write the index of each atom; None does so up to 40 atoms.
+        scale: colors of the values, e.g. those of a whole run; None takes them from this explanation.
 
     Raises:
         ValueError: not drawable, see `ase_xai.report.colors.together`.
@@ -105,14 +106,15 @@ def molecule(explanation: Explanation, *, numbered: bool | None = None) -> Figur
     (record,) = colors.together(explanation, "atom")
     shows = [show for show in colors.SHOWN if show == "values" or record.uncertainty is not None]
     scales = [colors.shared_scale(record, show) for show in shows]
+    scales[0] = scales[0] if scale is None else scale
     view = fitted_view(record)
     lines = colors.legend(record, *(scale.words for scale in scales))
     extents = np.repeat(half_extent(record, view)[None], len(shows), axis=0)
     page = sheet(extents, lines, n_columns=len(shows), width=4.0 + 4.0 * len(shows), bar_each=True)
     numbered = len(record.numbers) <= MAX_NUMBERED if numbered is None else numbered
-    for axes, bar, show, scale in zip(page.panels, page.bars, shows, scales, strict=True):
-        draw_molecule(axes, record, view, scale, page.inch, show=show, numbered=numbered)
-        draw_bar(bar, scale, colors.quantity(record, show))
+    for axes, bar, show, colored in zip(page.panels, page.bars, shows, scales, strict=True):
+        draw_molecule(axes, record, view, colored, page.inch, show=show, numbered=numbered)
+        draw_bar(bar, colored, colors.quantity(record, show))
     page.panels[0].set_title(colors.formula(record), fontsize=MEDIUM, color=INK, pad=3)
     return page.figure
 

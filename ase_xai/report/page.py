@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
-import json
-import re
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -14,14 +11,13 @@ import numpy as np
 from ase.data import chemical_symbols
 
 from ase_xai.explainers.explanation import Explanation
-from ase_xai.report import colors
-from ase_xai.report.colors import Floats, Scale
+from ase_xai.report import assembly, colors
+from ase_xai.report.assembly import rounded
+from ase_xai.report.colors import Scale
 from ase_xai.report.molecules import bonds_of, cell_edges, molecule, principal_view
 from ase_xai.report.surfaces import probe_surfaces
 
-ASSETS = Path(__file__).parent / "assets"
 MAX_POINTS = 60_000  # 3Dmol.js mixes up the colors of a mesh from 64,000 on
-PNG_DPI = 110
 
 
 def write_page(explanation: Explanation, path: str | Path) -> None:
@@ -43,46 +39,49 @@ def write_page(explanation: Explanation, path: str | Path) -> None:
 def page(explanation: Explanation) -> str:
     """The text of the page that `write_page` writes."""
     (record,) = colors.together(colors.scalars(explanation), "atom", "surface", "points")
-    if len(record.values) > MAX_POINTS:
-        raise ValueError(
-            f"{len(record.values):,} points are more than the {MAX_POINTS:,} that the viewer colors correctly. Take a wider "
-            "spacing."
-        )
+    refuse_large(record)
     shows = [show for show in colors.SHOWN if show == "values" or record.uncertainty is not None]
     scales = {show: colors.shared_scale(record, show) for show in shows}
     formula = record.atoms.get_chemical_formula()
     title = f"{record.target} of {formula} by {record.level}"
     facts = [*colors.legend(record, *(scale.words for scale in scales.values())), *record.notes]
+    figure = molecule(record) if record.level == "atom" else probe_surfaces(record)
     parts = {
         "TITLE": escape(title),
-        "HEADING": escape(title).replace(formula, re.sub(r"(\d+)", r"<sub>\1</sub>", formula), 1),
+        "HEADING": assembly.with_subscripts(title, formula),
         "ALT": escape(f"{title}: {colors.quantity(record)}"),
-        "PNG": _png(record),
+        "PNG": assembly.png_text(figure),
         "QUANTITY": escape(colors.quantity(record)),
         "FACTS": "".join(f"<li>{escape(fact)}</li>" for fact in facts),
-        "LICENSE": escape(_asset("3Dmol-LICENSE.txt")),
-        "DATA": _json(page_data(record, scales)),
-        "LIBRARY": _script(_asset("3Dmol-min.js")),
-        "PROGRAM": _script(_asset("page.js")),
+        "LICENSE": escape(assembly.asset("3Dmol-LICENSE.txt")),
+        "DATA": assembly.json_text(page_data(record, scales)),
+        "LIBRARY": assembly.script("3Dmol-min.js"),
+        "PROGRAM": assembly.script("shared.js", "page.js"),
     }
-    text = _asset("page.html")
-    pieces = re.split(r"@([A-Z]+)@", text)  # every second piece is a name; the parts themselves are never searched
-    return "".join(parts[piece] if place % 2 else piece for place, piece in enumerate(pieces))
+    return assembly.filled("page.html", parts)
+
+
+def refuse_large(record: Explanation) -> None:
+    """Raise ValueError for more points than a page can color."""
+    if len(record.values) > MAX_POINTS:
+        raise ValueError(
+            f"{len(record.values):,} points are more than the {MAX_POINTS:,} that the viewer colors correctly. Take a wider "
+            "spacing."
+        )
 
 
 def page_data(record: Explanation, scales: dict[str, Scale]) -> dict[str, Any]:
     """What the page draws: atoms, points, triangles, and for each of `scales` the numbers with their colors."""
     view = principal_view(record.numbers, record.positions)
-    edges = cell_edges(record)
     return {
         "level": record.level,
         "names": colors.atom_names(record),
         "symbols": [chemical_symbols[z] for z in record.numbers],
-        "positions": _rounded(record.positions, 4),
+        "positions": rounded(record.positions, 4),
         "bonds": bonds_of(record.numbers, record.positions).tolist(),
-        "cell": _rounded(edges, 4),
-        "turn": _quaternion(view.axes),
-        "points": None if record.points is None else _rounded(record.points, 3),
+        "cell": rounded(cell_edges(record), 4),
+        "turn": assembly.quaternion(view.axes),
+        "points": None if record.points is None else rounded(record.points, 3),
         "faces": None if record.faces is None else record.faces.tolist(),
         "fields": [_field(record, show, scale) for show, scale in scales.items()],
     }
@@ -95,6 +94,13 @@ def _field(record: Explanation, show: str, scale: Scale) -> dict[str, Any]:
         "units": record.units,
         "values": [float(f"{value:.7g}") if np.isfinite(value) else None for value in numbers],
         "trusted": colors.trusted_rows(record).tolist(),
+        **scale_data(scale),
+    }
+
+
+def scale_data(scale: Scale) -> dict[str, Any]:
+    """What a page needs to color numbers as `Scale.colors` does."""
+    return {
         "low": scale.low,
         "high": scale.high,
         "logarithmic": scale.logarithmic,
@@ -102,44 +108,3 @@ def _field(record: Explanation, show: str, scale: Scale) -> dict[str, Any]:
         "beyond": scale.n_beyond,
         "table": base64.b64encode(scale.table.tobytes()).decode("ascii"),
     }
-
-
-def _quaternion(axes: Floats) -> list[float]:
-    """x, y, z, w of the rotation whose matrix is `axes`."""
-    values, vectors = np.linalg.eigh(_quaternion_matrix(axes))
-    return [float(part) for part in vectors[:, np.argmax(values)]]
-
-
-def _quaternion_matrix(r: Floats) -> Floats:
-    """Symmetric matrix whose eigenvector of largest eigenvalue is the quaternion (Bar-Itzhack, doi 10.2514/2.4654)."""
-    skew = np.array([r[2, 1] - r[1, 2], r[0, 2] - r[2, 0], r[1, 0] - r[0, 1]])
-    matrix = np.zeros((4, 4))
-    matrix[:3, :3] = r + r.T - np.eye(3) * np.trace(r)
-    matrix[:3, 3] = matrix[3, :3] = skew
-    matrix[3, 3] = np.trace(r)
-    return matrix / 3.0
-
-
-def _png(record: Explanation) -> str:
-    figure = molecule(record) if record.level == "atom" else probe_surfaces(record)
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=PNG_DPI)
-    return base64.b64encode(file.getvalue()).decode("ascii")
-
-
-def _asset(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
-
-
-def _script(code: str) -> str:
-    """Code as it may stand between script tags."""
-    return code.replace("</script", "<\\/script").replace("<!--", "<\\!--")
-
-
-def _json(data: dict[str, Any]) -> str:
-    """JSON as it may stand between script tags."""
-    return json.dumps(data, ensure_ascii=False, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-
-
-def _rounded(array: Floats, digits: int) -> list[Any]:
-    return list(np.round(array, digits).tolist())

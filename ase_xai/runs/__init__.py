@@ -9,15 +9,13 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import CalculatorError
-from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import FrechetCellFilter
 from ase.optimize import BFGS, FIRE, LBFGS
-from ase.outputs import all_outputs
 from tqdm import tqdm
 
 from ase_xai.runs.dynamics import (
@@ -39,6 +37,10 @@ from ase_xai.runs.frames import (
     checked_output,
     refuse_existing,
 )
+from ase_xai.runs.steps import frame_of, recorder_of, refuse_idle
+
+if TYPE_CHECKING:
+    from ase_xai.trajectory import Recorder, Recording
 
 __all__ = [
     "MDSettings",
@@ -79,6 +81,8 @@ def relax(
     steps: int = 500,
     optimizer: str = "BFGS",
     cell: bool = False,
+    record: str | Path | None = None,
+    recording: Recording | None = None,
     overwrite: bool = False,
     progress: bool | None = None,
 ) -> RunSummary:
@@ -91,26 +95,35 @@ def relax(
         steps: at most this many.
         optimizer: "BFGS", "FIRE" or "LBFGS".
         cell: relax the cell as well (`FrechetCellFilter`).
-        overwrite: replace an existing output.
+        record: .h5 file for `ase_xai.trajectory.open_run`: energy and charge of every atom at each step.
+        recording: what to record beside them; None records what `Recorder` does by default.
+        overwrite: replace an existing output and record.
         progress: show a bar on stderr; None shows it on a terminal only.
 
     Raises:
         RunError, StorageError, RunInterrupted, RunExploded: see there.
     """
     path, started = checked_output(output), time.perf_counter()
-    _refuse_idle(atoms)
+    refuse_idle(atoms)
     if optimizer not in OPTIMIZERS or not fmax > 0 or steps < 0:
         raise RunError(f"got {optimizer=}, {fmax=} eV/Å, {steps=}. Optimizers: {', '.join(OPTIMIZERS)}; fmax is positive.")
     refuse_existing(path, overwrite)
     target = FrechetCellFilter(atoms) if cell else atoms
     target.get_forces()  # errors of the first evaluation come before anything is written; the optimizer finds it cached
     dynamics, step, converged = OPTIMIZERS[optimizer](target, logfile=None), 0, False
-    with FrameFile(path, overwrite=overwrite) as frames, _bar(steps, 0, progress) as bar, Signals() as signals:
+    with (
+        recorder_of(atoms, record, recording, overwrite=overwrite) as recorder,
+        FrameFile(path, overwrite=overwrite) as frames,
+        _bar(steps, 0, progress) as bar,
+        Signals() as signals,
+    ):
         try:
             for step, converged in enumerate(dynamics.irun(fmax=fmax, steps=steps)):  # noqa: B007
                 with signals.held():
                     refuse_not_finite(atoms, step)
-                    frames.append(_frame(atoms, step=step))
+                    frames.append(frame_of(atoms, step=step))
+                    if recorder is not None:
+                        recorder.record(step)
                     bar.set_postfix_str(f"{_energy(atoms):.4f} eV, fmax {_max_force(atoms):.4f} eV/Å", refresh=False)
                     bar.update(step > 0)
         except CalculatorError as error:
@@ -128,6 +141,8 @@ def run_md(
     output: str | Path,
     settings: MDSettings | None = None,
     *,
+    record: str | Path | None = None,
+    recording: Recording | None = None,
     restart: bool = False,
     overwrite: bool = False,
     progress: bool | None = None,
@@ -141,8 +156,11 @@ def run_md(
         atoms: with a calculator. On restart positions and momenta come from the state.
         output: .traj or .extxyz file.
         settings: see `MDSettings`.
+        record: .h5 file for `ase_xai.trajectory.open_run`: energy and charge of every atom in the frames of the output. On
+            restart it goes on like the output. While a reader has it open, no state is saved.
+        recording: what to record beside them; None records what `Recorder` does by default.
         restart: go on from the state; frames written after it are cut off and computed again.
-        overwrite: replace an existing output and its state.
+        overwrite: replace an existing output, its state and the record.
         progress: show a bar on stderr; None shows it on a terminal only.
 
     Raises:
@@ -152,7 +170,7 @@ def run_md(
         StorageError, RunInterrupted: see there.
     """
     path, started, settings = checked_output(output), time.perf_counter(), settings or MDSettings()
-    _refuse_idle(atoms)
+    refuse_idle(atoms)
     identity, rng = identity_of(atoms, settings), np.random.default_rng(settings.seed)
     if restart:
         state, mark = MDState.load(path, identity)
@@ -163,8 +181,13 @@ def run_md(
     dynamics = settings.dynamics(atoms, rng, state.degrees_of_freedom)
     watch = ExplosionWatch(atoms, state)
     watch.check(state.step)  # errors of the first evaluation come before anything is written
-    with FrameFile(path, mark, overwrite=overwrite) as frames, _bar(settings.steps, state.step, progress) as bar:
-        run = _Dynamics(settings, dynamics, rng, watch, frames, state)
+    resume = state.step if restart else None
+    with (
+        recorder_of(atoms, record, recording, overwrite=overwrite, resume=resume) as recorder,
+        FrameFile(path, mark, overwrite=overwrite) as frames,
+        _bar(settings.steps, state.step, progress) as bar,
+    ):
+        run = _Dynamics(settings, dynamics, rng, watch, frames, recorder, state)
         with Signals() as signals:
             run.go(signals, bar)
     return _summary(atoms, frames, run.state.step, run.state.step >= settings.steps, started)
@@ -179,6 +202,7 @@ class _Dynamics:
     rng: np.random.Generator
     watch: ExplosionWatch
     frames: FrameFile
+    recorder: Recorder | None
     state: MDState
     saved: float = field(default_factory=time.monotonic)
 
@@ -199,12 +223,12 @@ class _Dynamics:
                     bar.set_postfix_str(f"{_energy(self.atoms):.4f} eV, {self.watch.temperature():.0f} K", refresh=False)
                     bar.update()
             with signals.held():
-                self._save()
+                self._save(last=True)
         except RunExploded:
-            self._save()
+            self._save(last=True)
             raise
         except RunInterrupted:
-            self._save()
+            self._save(last=True)
             raise RunInterrupted(
                 f"interrupted after step {self.state.step} of {self.settings.steps}; {self.frames.path} holds "
                 f"{self.frames.mark.frames} complete frames. Continue with the same command and --restart (restart=True)."
@@ -226,30 +250,20 @@ class _Dynamics:
             self._save()
 
     def _write_frame(self, step: int) -> None:
-        self.frames.append(_frame(self.atoms, step=step, time_fs=step * self.settings.timestep))
+        self.frames.append(frame_of(self.atoms, step=step, time_fs=step * self.settings.timestep))
+        if self.recorder is not None:
+            self.recorder.record(step, step * self.settings.timestep, flush=False)
 
-    def _save(self) -> None:
+    def _save(self, *, last: bool = False) -> None:
+        """Save the state; it may only say what frames and record hold on the disk as well."""
         self.frames.sync()
+        if self.recorder is not None:
+            if last:
+                self.recorder.close()
+            elif not self.recorder.flush(sync=True):
+                return
         self.state.save(self.frames.path, self.frames.mark)
         self.saved = time.monotonic()
-
-
-def _refuse_idle(atoms: Atoms) -> None:
-    if atoms.calc is None or not len(atoms):
-        raise RunError(
-            f"{atoms} cannot be run: atoms and a calculator are needed. Set atoms.calc, e.g. to ase_xai.load(...)."
-        )
-
-
-def _frame(atoms: Atoms, **info: float) -> Atoms:
-    """A copy of `atoms` that holds the results at hand, with no further evaluation."""
-    frame = atoms.copy()
-    frame.info.update(info)
-    results = {name: value for name, value in atoms.calc.results.items() if name in all_outputs}
-    frame.calc = SinglePointCalculator(frame, **results)
-    frame.calc.name = atoms.calc.name
-    frame.calc.parameters.update(atoms.calc.todict())
-    return frame
 
 
 def _bar(total: int, initial: int, progress: bool | None) -> tqdm[Any]:

@@ -8,6 +8,7 @@ import io
 import json
 import os
 import shutil
+import struct
 import sys
 import warnings
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 from ase import Atoms
 from ase.io import write
 from ase.io.trajectory import TrajectoryWriter
+from ase.io.ulm import N1
 
 from ase_xai.files import write_atomically
 from ase_xai.signals import SignalReceiver
@@ -26,6 +28,7 @@ from ase_xai.signals import SignalReceiver
 SUFFIXES = (".traj", ".extxyz")
 STATE_FORMAT = 1
 TAIL_BYTES = 4096
+TRAJECTORY = b"- of Ulm"  # how a .traj file begins
 HEADER_BYTES = 48  # of a .traj file: number of frames and place of their index, rewritten with each frame
 
 
@@ -127,7 +130,8 @@ class FrameFile:
 
     def _next_mark(self) -> Mark:
         n_bytes = self._file.seek(0, os.SEEK_END)
-        return Mark(self.mark.frames + 1, n_bytes, self._header(), _tail(self._raw, n_bytes))
+        header = self._header()
+        return Mark(self.mark.frames + 1, n_bytes, header, _tail(self._raw, n_bytes, header))
 
     def _header(self) -> bytes:
         self._file.seek(0)
@@ -249,13 +253,21 @@ def _has(raw: io.FileIO, mark: Mark) -> bool:
     if raw.seek(0, os.SEEK_END) < mark.n_bytes:
         return False
     raw.seek(0)
-    return raw.read(32) == mark.header[:32] and _tail(raw, mark.n_bytes) == mark.tail
+    return raw.read(32) == mark.header[:32] and _tail(raw, mark.n_bytes, mark.header) == mark.tail
 
 
-def _tail(raw: io.FileIO, n_bytes: int) -> str:
-    """SHA-256 of the last bytes before `n_bytes`, without the header, which changes with each frame."""
+def _tail(raw: io.FileIO, n_bytes: int, header: bytes) -> str:
+    """SHA-256 of the last bytes before `n_bytes`, without what later frames change: header, and free places of the index."""
     start = min(n_bytes, max(HEADER_BYTES, n_bytes - TAIL_BYTES))
-    return hashlib.sha256(os.pread(raw.fileno(), n_bytes - start, start)).hexdigest()
+    tail = bytearray(os.pread(raw.fileno(), n_bytes - start, start))
+    if header.startswith(TRAJECTORY):
+        frames, index = struct.unpack("<2q", header[32:HEADER_BYTES])
+        capacity = 1
+        while capacity < frames:
+            capacity *= N1
+        first, end = (min(max(0, index + 8 * k - start), len(tail)) for k in (frames, capacity))
+        tail[first:end] = bytes(end - first)
+    return hashlib.sha256(tail).hexdigest()
 
 
 def _cut(raw: io.FileIO, mark: Mark) -> None:

@@ -47,7 +47,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """Data and an untrained network, as a configuration asks for them; `digest` is that of the structures that were split."""
+    """Data and an untrained network, as a configuration asks for them; `digest` is that of the data that were split."""
 
     loader: GraphLoader
     split: Split
