@@ -2,8 +2,8 @@
 
     python examples/demo.py [STRUCTURE]
 
-Any neutral molecule of H, C, N, O, F, S and Cl in a file that ASE reads may take paracetamol's place. Trajectory and figure
-go to `demo-output/`.
+Any neutral molecule of H, C, N, O, F, S and Cl in a file that ASE reads may take paracetamol's place. Trajectory, figure,
+record of the run and a page of it for the browser go to `demo-output/`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.optimize import BFGS
 
 from ase_xai import SchNet
+from ase_xai.trajectory import Recorder, open_run
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -61,6 +62,8 @@ def main() -> None:
     figure_path = OUTPUT / f"{source.stem}.png"
     draw(read(path, ":"), relaxed, relaxed_energies, figure_path)
     print(f"\nTrajectory with energies and charges of all atoms: {path}\nFigure: {figure_path}")
+    run = open_run(path.with_suffix(".h5"))
+    print(f"Page of the run, for any browser: {run.report(path.with_suffix('.html'))}")
 
 
 def run_md(atoms: Atoms, path: Path) -> None:
@@ -72,8 +75,12 @@ def run_md(atoms: Atoms, path: Path) -> None:
         atoms, TIMESTEP * units.fs, temperature_K=TEMPERATURE, friction=0.01 / units.fs, rng=rng, fixcm=False
     )
     started, evaluations = time.perf_counter(), atoms.calc.n_evaluations
-    with Trajectory(path, "w", atoms) as trajectory:
+    with (
+        Trajectory(path, "w", atoms) as trajectory,
+        Recorder(atoms, path.with_suffix(".h5"), dynamics=dynamics, overwrite=True) as recorder,
+    ):
         dynamics.attach(trajectory, interval=INTERVAL)
+        dynamics.attach(recorder, interval=INTERVAL)
         dynamics.run(STEPS)
     seconds = time.perf_counter() - started
     print(

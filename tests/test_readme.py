@@ -18,6 +18,7 @@ from ase_xai import Explanation, explain, explainers, load
 from ase_xai.cli import explaining
 from ase_xai.contract import check_network
 from ase_xai.networks import NETWORKS
+from ase_xai.trajectory import Run, energy_flow
 from ase_xai.weights import ModelCard, save_weights
 
 ROOT = Path(__file__).parents[1]
@@ -43,6 +44,14 @@ def test_the_scripts_run_one_after_another(tmp_path: Path, monkeypatch: pytest.M
     assert answer.reference == "element_mean" and answer.uncertainty.min() > 0
     assert change.total == pytest.approx(energy_of(change) - energy_of(answer), abs=1e-8)
     assert (tmp_path / "ethanol.json").exists()
+    assert len(scope["run"]) == 201 and closure_of(scope["run"]) < 0.2
+    page = (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert '"flow":{' in page and '"events":{' in page, page[-3000:]
+
+
+def closure_of(run: Run) -> float:
+    """How far the work between groups misses the change of their energies."""
+    return energy_flow(run).closure
 
 
 def energy_of(explanation: Explanation) -> float:
@@ -96,6 +105,7 @@ def test_the_demo_runs_on_any_molecule(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "20 evaluations for 20 steps" in done.stdout
     assert (tmp_path / "demo-output" / "water.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "demo-output" / "water.html").stat().st_size > 500_000
 
 
 def test_nothing_is_left_to_fill_in_and_links_lead_somewhere() -> None:

@@ -215,10 +215,15 @@ class Run:
         return export(self, path, **settings)
 
     def report(self, path: str | Path, **settings: Any) -> Path:
-        """One HTML page that works offline, see `ase_xai.report.write_run_page`."""
-        from ase_xai.report import write_run_page
+        """One HTML page that works offline, with all analyses that the run allows.
 
-        return Path(write_run_page(self, path, **settings) or path)
+        Args:
+            path: of the file, which is overwritten.
+            settings: of `ase_xai.report.write_run_page`, in place of what `ase_xai.report.analyze` finds.
+        """
+        from ase_xai.report import analyze, write_run_page
+
+        return Path(write_run_page(self, path, **{**analyze(self, settings.get("groups")).found, **settings}))
 
     def __repr__(self) -> str:
         return (
