@@ -27,7 +27,6 @@ from ase_xai import SchNet
 from ase_xai.report import write_run_page
 from ase_xai.trajectory import Recorder, Run, open_run
 from ase_xai.trajectory.groups import connected_fragments, group_series
-from ase_xai.trajectory.means import mean
 
 PER_EDGE, SPACING = 4, 3.1  # molecules along an edge of the cube; Å, 1.0 g/cm³
 MELT, STEPS, INTERVAL, TIMESTEP = 2000, 4000, 20, 0.5  # steps, steps, steps, fs
@@ -48,7 +47,7 @@ def main() -> None:
     energies = series.values - series.values.mean()
     bonds = np.array([hydrogen_bonds(run.atoms(k)) for k in range(len(run))])  # (L, molecules, 2)
     total = bonds.sum(axis=2)
-    print(f"{len(run)} frames, {total.shape[1]} molecules, {mean(total.mean(axis=1)).value:.2f} hydrogen bonds each")
+    print(f"{len(run)} frames, {total.shape[1]} molecules, {total.mean():.2f} hydrogen bonds each")
     print("\n| hydrogen bonds | share of molecules | latent energy minus mean (eV) |\n| --- | --- | --- |")
     for count in np.unique(total):
         chosen = total == count

@@ -108,9 +108,9 @@ def test_liquid_water_by_hydrogen_bonds(tmp_path: Path) -> None:
         tmp_path,
         "out",
         smaller=("PER_EDGE, SPACING = 4, 3.1", "PER_EDGE, SPACING = 3, 3.1"),
-        shorter=("= 2000, 4000, 20, 0.5", "= 100, 100, 20, 0.5"),
+        shorter=("= 2000, 4000, 20, 0.5", "= 20, 180, 20, 0.5"),
     )
-    assert "6 frames, 27 molecules" in out
+    assert "10 frames, 27 molecules" in out
     shares = [float(line.split("|")[2].strip(" %")) for line in out.splitlines() if line.startswith("| ") and "%" in line]
     assert sum(shares) == pytest.approx(100, abs=0.5)
 
