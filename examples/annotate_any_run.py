@@ -32,7 +32,6 @@ FRAMES, INTERVAL, TIMESTEP = 200, 4, 0.5  # number, steps, fs
 def main() -> None:
     folder = Path(sys.argv[2]) if len(sys.argv) > 2 else Path("annotated-output")
     folder.mkdir(exist_ok=True)
-    folder.mkdir(exist_ok=True)
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else made(folder / "made.traj")
     run = annotate(path, SchNet("organic"), folder / "run.h5", timestep=INTERVAL * TIMESTEP, overwrite=True)
     print(f"{len(run)} frames of {run.atoms(0).get_chemical_formula()}, now with {', '.join(run.fields)}")

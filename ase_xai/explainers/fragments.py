@@ -26,8 +26,9 @@ def bonds(atoms: Atoms, scale: float = BONDED) -> tuple[NDArray[np.int64], NDArr
     if not scale > 0:
         raise ValueError(f"scale must be positive, got {scale}. It multiplies sums of covalent radii; 1.25 is usual.")
     first, second, vectors = neighbor_list("ijD", atoms, list(scale * covalent_radii[atoms.numbers]))
-    forward = [_points_up(vector) for vector in vectors]
-    kept = (first < second) | ((first == second) & np.array(forward, dtype=bool))
+    kept = first < second
+    for k in np.flatnonzero(first == second):  # an atom and its own image
+        kept[k] = _points_up(vectors[k])
     index, vectors = np.stack([first[kept], second[kept]], axis=1), vectors[kept]
     order = np.lexsort((*np.round(vectors, 6).T, index[:, 1], index[:, 0]))
     return index[order].astype(np.int64), vectors[order]

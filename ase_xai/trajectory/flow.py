@@ -154,8 +154,7 @@ class ChargeFlow:
         component: (N,) connected component of each atom in the graph of bonds.
         by_component: (L-1, C) e per unit of time, Σ dq/dt of each component: what no bond of it can bring.
         residual: (L-1,) e per unit of time, largest |(Bᵀf)_i - dq_i/dt| after an equal share of `by_component` was taken
-        from
-            the rate of each atom: rounding.
+            from the rate of each atom: rounding.
         unique: True where the graph has no rings, so that charge conservation fixes the flow; on rings it is the flow of
             smallest Σf², one of many.
     """
