@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
@@ -19,12 +17,13 @@ from numpy.typing import NDArray
 
 from ase_xai.calculator_base import BORN_CHARGES, MIN_DISTANCE, AtomisticCalculator, dipole_origin_point
 from ase_xai.graph import AtomGraph
-from ase_xai.networks import BehlerParrinelloNetwork, Prediction, SchNetNetwork, predict
+from ase_xai.networks import BehlerParrinelloNetwork, Prediction, SchNetNetwork
+from ase_xai.networks.inference.engine import Engine
+from ase_xai.networks.inference.team import cpu_threads
 from ase_xai.networks.response import born_charges
 from ase_xai.skin import SkinList
 from ase_xai.weights import LoadedWeights, WeightsError, resolve
 
-_PROCESS = os.getpid()
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 SMALL = 200  # atoms; below, a second CPU thread costs more than it gives
 CHARGED = ("charges", "dipole")
@@ -42,6 +41,10 @@ class NetworkCalculator(AtomisticCalculator):
             PyTorch's setting above. That setting is restored after each evaluation.
         skin: Å; the neighbor list holds pairs up to cutoff + skin and is rebuilt only when atoms have moved too far for it.
         neighbors: back end that finds pairs, see `ase_xai.neighbors.find_pairs`.
+        kernels: "auto" takes the fastest way that is correct for network, precision and device, and falls back to PyTorch
+            operations where Numba (extra `fast`) or, on a GPU, Triton is missing; `describe()` tells what is used. "exact"
+            switches off the table that stands for SchNet's filter networks in float32, "tabulated" uses it in float64
+            too, "reference" is PyTorch with automatic differentiation.
         total_charge, dipole_origin: see `AtomisticCalculator`.
 
     Raises:
@@ -60,6 +63,7 @@ class NetworkCalculator(AtomisticCalculator):
         skin: float = 1.0,
         threads: int | None = None,
         neighbors: str = "auto",
+        kernels: str = "auto",
         total_charge: float | None = None,
         dipole_origin: str | Sequence[float] | None = None,
     ) -> None:
@@ -87,6 +91,7 @@ class NetworkCalculator(AtomisticCalculator):
         self.device = _checked_device(device)
         with torch.inference_mode(False):
             self.network = copy.deepcopy(loaded.network).to(device=self.device, dtype=DTYPES[dtype])
+        self._engine = Engine(self.network, kernels)
         self.card, self.sha256, self.statistics = card, loaded.sha256, loaded.statistics
         self.threads = _checked_threads(threads)
         self.neighbor_list = SkinList(self.network.cutoff, skin, neighbors)
@@ -97,11 +102,31 @@ class NetworkCalculator(AtomisticCalculator):
             dtype=dtype,
             skin=float(skin),
             neighbors=neighbors,
+            kernels=kernels,
         )
         if total_charge is not None:
             self.parameters.update(total_charge=float(total_charge))
         if self.dipole_origin is not None:
             self.parameters.update(dipole_origin=self.dipole_origin)
+
+    @property
+    def engine(self) -> Engine:
+        """What evaluates the network."""
+        if self._engine.network is not self.network:
+            self._engine = Engine(self.network, self._engine.kernels)
+        return self._engine
+
+    def describe(self) -> str:
+        """Network, device, precision, kernels and neighbor list in words, with the reasons for the choices."""
+        settings = ", ".join(f"{name} {value}" for name, value in self.network.settings().items() if name != "elements")
+        return "\n".join(
+            (
+                f"{self.model}: {self.card.architecture}, {settings}",
+                f"{self.parameters['dtype']} on {self.device}: {self.engine.describe()}",
+                f"neighbors: {self.neighbor_list.cutoff:g} Å and a skin of {self.neighbor_list.skin:g} Å, "
+                f"back end {self.neighbor_list.backend}",
+            )
+        )
 
     @property
     def members(self) -> Sequence[NetworkCalculator]:
@@ -150,14 +175,17 @@ class NetworkCalculator(AtomisticCalculator):
         energies = self.network.energy.references
         return np.array([energies.get(int(z), 0.0) for z in atoms.numbers])
 
+    def _threads_for(self, atoms: Atoms) -> int:
+        return self.threads or (1 if len(atoms) < SMALL else torch.get_num_threads())
+
     def _evaluate_alone(self, atoms: Atoms, charge: float) -> dict[str, Any]:
         """`_evaluate` for an ensemble, while no other thread uses this member."""
         with self._lock:
             return self._evaluate(atoms, charge)
 
     def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
-        with _cpu_threads(self.threads or (1 if len(atoms) < SMALL else None)):
-            results = _as_results(predict(self.network, self.graph(atoms)))
+        graph = self.graph(atoms)
+        results = _as_results(self.engine(graph, self._threads_for(atoms)))
         if "dipole" in results:
             results["dipole"] -= charge * dipole_origin_point(self.dipole_origin, atoms)
         return results
@@ -174,7 +202,7 @@ class NetworkCalculator(AtomisticCalculator):
             super().calculate(atoms, properties, system_changes)
             if BORN_CHARGES in (properties or ()):
                 assert self.atoms is not None
-                with _cpu_threads(self.threads or (1 if len(self.atoms) < SMALL else None)), torch.inference_mode(False):
+                with cpu_threads(self._threads_for(self.atoms)), torch.inference_mode(False):
                     self._born_charges = born_charges(self.network, self.graph(self.atoms)).cpu().numpy()
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
@@ -247,24 +275,6 @@ def _checked_device(device: str | torch.device | None) -> torch.device:
     if chosen.type == "cuda" and not cuda:
         raise ValueError(f'device {chosen} was asked for, but PyTorch finds no CUDA device here. Use device="cpu".')
     return chosen
-
-
-@contextmanager
-def _cpu_threads(n_threads: int | None) -> Iterator[None]:
-    """Evaluate with this many CPU threads, then put PyTorch's setting back; None leaves it alone.
-
-    A forked process always takes one: it has not inherited the thread pool, and waiting for it would never end.
-    """
-    before = torch.get_num_threads()
-    n_threads = n_threads if os.getpid() == _PROCESS else 1
-    if n_threads is None or n_threads == before:
-        yield
-        return
-    torch.set_num_threads(n_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _as_results(prediction: Prediction) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import math
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -228,9 +228,16 @@ def _batch(probe: Probe) -> float:
 
 
 def _single_precision(probe: Probe) -> float:
-    single = Probe(copy.deepcopy(probe.network).float(), probe.cluster, probe.crystal, probe.total_charge)
+    single = replace(probe, network=copy.deepcopy(probe.network).float())
     a, b = probe.predict(probe.cluster, probe.crystal), single.predict(probe.cluster, probe.crystal)
     return max(_largest((a.energies - b.energies).numpy()), _largest((a.forces - b.forces).numpy()))
+
+
+def _kernels(probe: Probe) -> float:
+    """The kernels that calculators use in float32 against automatic differentiation."""
+    single = replace(probe, network=copy.deepcopy(probe.network).float())
+    a, b = (replace(single, kernels=kernels).predict(probe.cluster, probe.crystal) for kernels in ("auto", "reference"))
+    return max(10 * _largest((a.energies - b.energies).numpy()), _largest((a.forces - b.forces).numpy()))
 
 
 def _save_and_load(probe: Probe) -> float:
@@ -257,6 +264,7 @@ CONTRACT: dict[str, tuple[Callable[[Probe], float], float, str]] = {
     "stress against finite strain": (_stress, 1e-7, "eV/Å³"),
     "no net force, no net torque": (_net_force_and_torque, 1e-7, "eV/Å, eV"),
     "energy and forces continuous at the cutoff": (_cutoff_continuity, 1e-6, "eV, eV/Å"),
+    "fast kernels against the reference": (_kernels, 1e-4, "0.1 eV, eV/Å"),
     "far copies add up": (_far_copies, 1e-8, "eV, eV/Å"),
     "supercell scales": (_supercell, 1e-7, "eV, eV/Å, eV/Å³"),
     "wrapping changes nothing": (_wrapping, 1e-7, "eV, eV/Å"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -13,28 +14,37 @@ from ase.data import covalent_radii
 from ase.geometry import cellpar_to_cell
 
 from ase_xai.graph import AtomGraph
-from ase_xai.networks import AtomisticNetwork, Prediction, predict
+from ase_xai.networks import AtomisticNetwork, Prediction
+from ase_xai.networks.inference.engine import Engine
 
 
 @dataclass(frozen=True)
 class Probe:
-    """A network in float64 and systems of its elements: an open cluster, and a triclinic cell smaller than the cutoff."""
+    """A network in float64 and systems of its elements: an open cluster, and a triclinic cell smaller than the cutoff.
+
+    `kernels` says how it is evaluated, see `Engine`.
+    """
 
     network: AtomisticNetwork
     cluster: Atoms
     crystal: Atoms
     total_charge: float = 0.0
+    kernels: str = "reference"
+
+    @cached_property
+    def engine(self) -> Engine:
+        return Engine(self.network, self.kernels)
 
     def predict(self, *systems: Atoms) -> Prediction:
         graphs = [AtomGraph.from_atoms(s, self.network.cutoff, total_charge=self.total_charge) for s in systems]
-        return predict(self.network, AtomGraph.batch(graphs))
+        return self.engine(AtomGraph.batch(graphs))
 
     def energy(self, atoms: Atoms) -> float:
         """Interaction energy in eV, reference energies left out so that small differences keep their digits."""
         return float(self.predict(atoms).output.energies.sum())
 
 
-def make_probe(network: AtomisticNetwork, *, total_charge: float = 0.0, seed: int = 0) -> Probe:
+def make_probe(network: AtomisticNetwork, *, total_charge: float = 0.0, seed: int = 0, kernels: str = "reference") -> Probe:
     """A float64 copy of `network` with a 12-atom cluster and a 3-atom crystal of its elements, at bonded distances."""
     rng = np.random.default_rng(seed)
     double = copy.deepcopy(network).to(device="cpu", dtype=torch.float64).eval().requires_grad_(False)
@@ -46,7 +56,7 @@ def make_probe(network: AtomisticNetwork, *, total_charge: float = 0.0, seed: in
         cell=cell,
         pbc=True,
     )
-    return Probe(double, random_cluster(network.elements, 12, rng), crystal, total_charge)
+    return Probe(double, random_cluster(network.elements, 12, rng), crystal, total_charge, kernels)
 
 
 def random_cluster(elements: Sequence[int], n_atoms: int, rng: np.random.Generator) -> Atoms:

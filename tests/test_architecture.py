@@ -26,7 +26,7 @@ MAX_PUBLIC_NAMES = 25
 NEIGHBOR_BACK_ENDS = ("nvalchemiops", "pyg_lib", "torch_cluster")
 OPTIONAL = {
     *NEIGHBOR_BACK_ENDS, "chemiscope", "dask", "lightning_fabric", "matplotlib", "numba", "nvalchemi", "pandas", "rdkit",
-    "tblite", "xarray",
+    "tblite", "triton", "xarray",
 }  # fmt: skip
 
 # Who may import whom, beside the standard library and the own room. The longest matching room decides; a name allows
@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "ase_xai.skin": ("numpy", "torch", "ase", "ase_xai.graph", "ase_xai.neighbors"),
     "ase_xai.networks": ("torch", "ase_xai.graph"),
     "ase_xai.networks.compiled": ("numpy", "torch", "numba", "ase_xai.graph", "ase_xai.networks"),
+    "ase_xai.networks.inference": ("numpy", "torch", "numba", "triton", "ase_xai.graph", "ase_xai.networks"),
     "ase_xai.calculator_base": ("numpy", "torch", "ase", "ase_xai.graph", "ase_xai.explainers"),
     "ase_xai.calculators": (
         "numpy", "torch", "ase",

@@ -25,7 +25,7 @@ from ase_xai.explainers import InsertionEnergy, LocalChemicalPotential
 from ase_xai.explainers.places import Grid, Images, Plane
 from ase_xai.explainers.surfaces import Surface
 from ase_xai.graph import AtomGraph
-from ase_xai.networks import AtomisticNetwork, AtomwiseOutput, messages, probing
+from ase_xai.networks import AtomisticNetwork, AtomwiseOutput, probing
 from ase_xai.networks.probing import Listener, Surroundings
 from ase_xai.statistics import placed
 from ase_xai.weights import LoadedWeights, ModelCard
@@ -337,25 +337,6 @@ def test_tables_in_single_precision(calculators: dict[str, NetworkCalculator]) -
     for tabulated in (True, False):  # the table adds nothing to what single precision costs anyhow
         rough = LocalChemicalPotential("H", grid=grid, tabulated=tabulated)(single, atoms)
         assert np.abs(rough.values - double.values)[double.mask].max() < 5e-6
-
-
-def test_splines_reproduce_cubics_and_converge_with_the_fourth_power() -> None:
-    at = torch.linspace(0.0, 5.0, 333, dtype=torch.float64)
-
-    def interpolated(function: Callable[[torch.Tensor], torch.Tensor], spacing: float) -> torch.Tensor:
-        n = round(5 / spacing)
-        grid = spacing * torch.arange(-16, n + 17, dtype=torch.float64)
-        coefficients = messages._spline(function(grid)[None, :, None])[0, :, 0]
-        knot = (at / spacing).long()
-        rows = coefficients[knot[:, None] + torch.arange(15, 19)]
-        return (messages._b_splines(at / spacing - knot) * rows).sum(dim=1)
-
-    def gaussian(r: torch.Tensor) -> torch.Tensor:
-        return torch.exp(-((r - 2.3) ** 2) / (2 * 0.1**2))
-
-    errors = [float((interpolated(gaussian, h) - gaussian(at)).abs().max()) for h in (1 / 40, 1 / 80, 1 / 160)]
-    assert all(12 < coarse / fine < 20 for coarse, fine in itertools.pairwise(errors)) and errors[-1] < 2e-7
-    assert float((interpolated(lambda r: 1 + 0 * r, 0.1) - 1).abs().max()) < 1e-13
 
 
 def test_little_memory_gives_the_same_map(

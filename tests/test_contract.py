@@ -17,16 +17,18 @@ SHIPPED = [record.name for record in shipped()]
 
 @pytest.fixture(scope="module")
 def probe(request: pytest.FixtureRequest) -> Probe:
-    name, charge = request.param
+    name, charge, kernels = request.param
     network = RANDOM_NETWORKS[name]() if name in RANDOM_NETWORKS else resolve(name).network
-    return make_probe(network, total_charge=charge)
+    return make_probe(network, total_charge=charge, kernels=kernels)
 
 
-CASES = [(name, charge) for name in RANDOM_NETWORKS for charge in (-1.0, 0.0, 1.0)] + [(name, 0.0) for name in SHIPPED]
+CASES = [(name, charge, "reference") for name in RANDOM_NETWORKS for charge in (-1.0, 0.0, 1.0)]
+CASES += [(name, 0.0, "reference") for name in SHIPPED]
+CASES += [(name, 1.0, "exact") for name in RANDOM_NETWORKS] + [("schnet-3", 0.0, "tabulated"), ("organic", 0.0, "tabulated")]
 
 
 @pytest.mark.parametrize("check", CONTRACT)
-@pytest.mark.parametrize("probe", CASES, indirect=True, ids=lambda case: f"{case[0]}{case[1]:+g}")
+@pytest.mark.parametrize("probe", CASES, indirect=True, ids=lambda case: f"{case[0]}{case[1]:+g}-{case[2]}")
 def test_contract(probe: Probe, check: str) -> None:
     function, tolerance, units = CONTRACT[check]
     value = function(probe)

@@ -235,7 +235,12 @@ def predict(network: AtomisticNetwork, graph: AtomGraph, *, create_graph: bool =
         gradients = _pair_gradients(sums.energy.sum(), vectors, create_graph)
         forces = gradients.new_zeros(graph.positions.shape)
         forces = forces.index_add(0, graph.centers, gradients).index_add(0, graph.neighbors, -gradients)
-        prediction = Prediction(**vars(sums), forces=forces, stress=_stress(graph, gradients), pair_gradients=gradients)
+        prediction = Prediction(
+            **vars(sums),
+            forces=forces,
+            stress=stress_of(graph, graph.centers, graph.vectors.detach(), gradients),
+            pair_gradients=gradients,
+        )
     return prediction if create_graph else _detached(prediction)
 
 
@@ -259,11 +264,15 @@ def _pair_gradients(energy: Tensor, vectors: Tensor, create_graph: bool) -> Tens
     return torch.zeros_like(vectors) if gradients is None else gradients
 
 
-def _stress(graph: AtomGraph, gradients: Tensor) -> Tensor:
+def stress_of(graph: AtomGraph, centers: Tensor, vectors: Tensor, gradients: Tensor) -> Tensor:
+    """(B, 6) σ in eV/Å^3 from pairs with these centers (P,), vectors (P, 3) in Å and ∂E/∂D (P, 3) in eV/Å."""
     a, b = zip(*VOIGT, strict=True)
-    vectors = graph.vectors.detach()
-    virial = 0.5 * (vectors[:, a] * gradients[:, b] + vectors[:, b] * gradients[:, a])
-    per_system = virial.new_zeros((graph.n_systems, 6)).index_add(0, graph.system[graph.centers], virial)
+    if graph.n_systems == 1:
+        total = vectors.to(gradients.dtype).T @ gradients
+        per_system = 0.5 * (total[a, b] + total[b, a])[None]
+    else:
+        virial = 0.5 * (vectors[:, a] * gradients[:, b] + vectors[:, b] * gradients[:, a])
+        per_system = virial.new_zeros((graph.n_systems, 6)).index_add(0, graph.system[centers], virial)
     has_volume = torch.isfinite(graph.volume)[:, None]
     volume = torch.where(has_volume, graph.volume[:, None], 1.0)  # a NaN here would reach the gradients of the other systems
     return torch.where(has_volume, per_system / volume, float("nan"))

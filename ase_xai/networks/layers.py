@@ -10,12 +10,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+LN2 = math.log(2.0)
+LINEAR = 40.0
+"""Beyond it ln(1 + eˣ) is x in float64 too; PyTorch's default of 20 would make slopes jump by 2e-9."""
+
+
+def softplus(x: Tensor, out: Tensor | None = None) -> Tensor:
+    """ln(1 + eˣ)."""
+    return functional.softplus(x, 1.0, LINEAR, out=out)  # type: ignore[call-arg]
+
 
 class ShiftedSoftplus(nn.Module):
     """ssp(x) = ln(½ eˣ + ½): smooth, ssp(0) = 0, ssp'(0) = ½. Source: SchNet, arXiv:1706.08566."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.softplus(x) - math.log(2.0)
+        return softplus(x) - LN2
 
 
 class CosineCutoff(nn.Module):
@@ -47,6 +56,10 @@ class GaussianBasis(nn.Module):
 
     def forward(self, distances: Tensor) -> Tensor:
         return torch.exp(-0.5 * ((distances[..., None] - self.centers(distances)) / self.width) ** 2)
+
+    def slope(self, distances: Tensor) -> Tensor:
+        """Derivatives per Å."""
+        return self(distances) * (self.centers(distances) - distances[..., None]) / self.width**2
 
     def centers(self, like: Tensor) -> Tensor:
         """(K,) μ in Å, made anew in the caller's precision: a stored copy would keep the rounding of an earlier one."""

@@ -11,11 +11,10 @@ from torch.nn import functional
 
 from ase_xai.graph import AtomGraph
 from ase_xai.networks.base import AtomwiseOutput
+from ase_xai.networks.splines import SplineGrid, b_splines
 
 KNOTS_PER_ANGSTROM = 160
 """Filters of Gaussians 0.1 Å wide, tabulated this finely, are exact to about 1e-7 of their size."""
-PADDING = 16
-"""Knots beyond both ends: what a spline does there has decayed by 0.27 per knot."""
 
 
 class HearsByDistance(ABC):
@@ -30,9 +29,22 @@ class HearsByDistance(ABC):
     def sent(self, graph: AtomGraph) -> list[Tensor]:
         """(N, F) y of every layer."""
 
+    @property
     @abstractmethod
-    def filters(self, distances: Tensor) -> list[Tensor]:
-        """(R, F) W of every layer at distances (R,) in Å, of the network's precision."""
+    def n_layers(self) -> int:
+        """Number of layers t."""
+
+    @abstractmethod
+    def filter(self, layer: int, distances: Tensor) -> Tensor:
+        """(R, F) W of one layer at distances (R,) in Å, of the network's precision."""
+
+    @abstractmethod
+    def filter_and_slope(self, layer: int, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, and its derivative per Å."""
+
+    def filters(self, distances: Tensor) -> Tensor:
+        """(T, R, F) W of every layer."""
+        return torch.stack([self.filter(layer, distances) for layer in range(self.n_layers)])
 
     @abstractmethod
     def envelope(self, distances: Tensor) -> Tensor:
@@ -44,26 +56,22 @@ class HearsByDistance(ABC):
 
 
 class MessageTables:
-    """Messages to probes by interpolation: W^t is a cubic spline on knots r_k with coefficients c_k^t,
+    """Messages to probes by interpolation: W^t is a cubic spline with coefficients c_k^t, see `SplineGrid`,
 
-        m_p^t = Σ_j f_c(r_pj) Σ_a b_a(u) c_{k+a}^t ∘ y_j^t,     r_pj = r_k + u·h,   a = -1 .. 2,   b: cubic B-splines,
+        m_p^t = Σ_j f_c(r_pj) Σ_a b_a(u) c_{k+a}^t ∘ y_j^t,
 
     a weighted sum of four rows for each pair out of a table with one row c_k ∘ y_j for each knot and atom. No array of pairs
-    times features is written. The envelope f_c is exact, W to h⁴/384 of its fourth derivative.
-
-    Source: de Boor, A Practical Guide to Splines (1978).
+    times features is written. The envelope f_c is exact.
     """
 
     def __init__(self, network: HearsByDistance, graph: AtomGraph, cutoff: float, budget: int) -> None:
         self.network, self.budget = network, budget
-        n_intervals = round(cutoff * KNOTS_PER_ANGSTROM)
-        self.spacing = cutoff / n_intervals
+        self.grid = SplineGrid.over(cutoff, KNOTS_PER_ANGSTROM)
         with torch.no_grad():
             self.sent = network.sent(graph)
-            like = graph.positions
-            knots = torch.arange(-PADDING, n_intervals + PADDING + 1, dtype=like.dtype, device=like.device)
-            values = torch.stack(network.filters((self.spacing * knots).to(self.sent[0].dtype)))  # (T, K, F)
-            self.coefficients = _spline(values.double()).to(values.dtype)
+            knots = self.grid.knots(graph.positions).to(self.sent[0].dtype)
+            values = network.filters(knots)  # (T, K, F)
+            self.coefficients = self.grid.coefficients(values.double()).to(values.dtype)
 
     @torch.no_grad()
     def __call__(self, probes: AtomGraph, point: Tensor, atom: Tensor, distances: Tensor) -> AtomwiseOutput:
@@ -74,8 +82,8 @@ class MessageTables:
             point, atom, distances: (E,) of each pair: the probe, in order; the atom of the molecule; Å, below the cutoff.
         """
         n_points, (n_knots, width) = len(probes.numbers), self.coefficients.shape[1:]
-        knot = (distances / self.spacing).long()
-        weights = _b_splines(distances / self.spacing - knot) * self.network.envelope(distances)[:, None]
+        row, fraction = self.grid.place(distances)
+        weights = b_splines(fraction) * self.network.envelope(distances)[:, None]
         weights = weights.to(self.coefficients.dtype)
         present, rank = atom.unique(return_inverse=True)
         size = max(1, self.budget // (8 * n_knots * width))  # atoms in one table
@@ -86,7 +94,7 @@ class MessageTables:
                 rows = present[start : start + size]
                 table = self.sent[layer][rows, None] * self.coefficients[layer]  # (atoms, K, F)
                 own = slice(None) if len(present) <= size else (rank >= start) & (rank < start + size)
-                first = (rank[own] - start) * n_knots + knot[own] + PADDING - 1
+                first = (rank[own] - start) * n_knots + row[own]
                 total += _bags(first, weights[own], table.flatten(0, 1), point[own], n_points)
             return total
 
@@ -101,18 +109,3 @@ def _bags(first: Tensor, weights: Tensor, table: Tensor, point: Tensor, n_points
     return functional.embedding_bag(
         rows.flatten(), table, offsets, mode="sum", per_sample_weights=weights.flatten(), include_last_offset=True
     )
-
-
-def _spline(values: Tensor) -> Tensor:
-    """(T, K, F) B-spline coefficients c with (c_{k-1} + 4 c_k + c_{k+1})/6 = values_k, the ends continued as constants."""
-    n = values.shape[1]
-    ones = values.new_ones(n - 1)
-    matrix = (4.0 * torch.eye(n, dtype=values.dtype, device=values.device) + ones.diag(1) + ones.diag(-1)) / 6.0
-    matrix[0, 0] = matrix[-1, -1] = 5.0 / 6.0
-    return torch.linalg.solve(matrix, values)
-
-
-def _b_splines(u: Tensor) -> Tensor:
-    """(E, 4) weights of the knots k - 1 .. k + 2 at fractions u in [0, 1]."""
-    v = 1.0 - u
-    return torch.stack([v**3, 4.0 - 6.0 * u**2 + 3.0 * u**3, 4.0 - 6.0 * v**2 + 3.0 * v**3, u**3], dim=1) / 6.0

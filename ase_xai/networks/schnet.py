@@ -90,26 +90,37 @@ class SchNetNetwork(AtomisticNetwork, HearsByDistance):
     def sent(self, graph: AtomGraph) -> list[Tensor]:
         values: list[Tensor] = []
         gather, features = self._gather(graph), self.embedding(self.element_index(graph.numbers))
-        for interaction in self._layers:
+        for interaction in self.layers:
             values.append(interaction.sender(features))
             features = features + interaction(features, gather)
         return values
 
-    def filters(self, distances: Tensor) -> list[Tensor]:
-        basis = self.radial_basis(distances)
-        return [interaction.filter_network(basis) for interaction in self._layers]
+    @property
+    def n_layers(self) -> int:
+        return self.n_interactions
+
+    def filter(self, layer: int, distances: Tensor) -> Tensor:
+        filtered: Tensor = self.layers[layer].filter_network(self.radial_basis(distances))
+        return filtered
+
+    def filter_and_slope(self, layer: int, distances: Tensor) -> tuple[Tensor, Tensor]:
+        first, activation, second = self.layers[layer].filter_network
+        inner = first(self.radial_basis(distances))
+        change = torch.sigmoid(inner) * (self.radial_basis.slope(distances) @ first.weight.T)
+        return second(activation(inner)), change @ second.weight.T
 
     def envelope(self, distances: Tensor) -> Tensor:
         return self.cutoff_function(distances)
 
     def listen(self, graph: AtomGraph, heard: Callable[[int], Tensor]) -> AtomwiseOutput:
         features = self.embedding(self.element_index(graph.numbers))
-        for layer, interaction in enumerate(self._layers):
+        for layer, interaction in enumerate(self.layers):
             features = features + interaction.update(heard(layer))
         return self._read(graph, features)
 
     @property
-    def _layers(self) -> list[Interaction]:
+    def layers(self) -> list[Interaction]:
+        """The interactions."""
         return [layer for layer in self.interactions if isinstance(layer, Interaction)]
 
     def _gather(self, graph: AtomGraph) -> Gather:

@@ -98,7 +98,7 @@ class SymmetryFunctions(nn.Module):
             radial, invariants = compiled_invariants(self, graph, dtype)
         else:
             radial, invariants = self._invariants(graph, dtype, occupation)
-        return torch.cat([radial.flatten(1), self._angular(invariants)], dim=1)
+        return self.combined(radial, invariants)
 
     def weights(self, graph: AtomGraph, dtype: torch.dtype) -> Tensor:
         """(N,) weight w_j of each atom as a neighbor."""
@@ -108,12 +108,13 @@ class SymmetryFunctions(nn.Module):
         """Radial and angular Gaussians times the cutoff function: (P, n_radial + n_angular)."""
         return self._gaussians(distances) * self.cutoff_function(distances)[:, None]
 
-    def slopes(self, distances: Tensor) -> Tensor:
-        """Derivatives of the shapes per Å, written out."""
+    def shapes_and_slopes(self, distances: Tensor) -> tuple[Tensor, Tensor]:
+        """The shapes, and their derivatives per Å written out."""
         radial = (distances[:, None] - self.radial_basis.centers(distances)) / self.radial_basis.width**2
         angular = distances[:, None] / self._shell_widths(distances) ** 2
         envelope, slope = self.cutoff_function(distances)[:, None], self.cutoff_function.slope(distances)[:, None]
-        return self._gaussians(distances) * (slope - torch.cat([radial, angular], dim=1) * envelope)
+        gaussians = self._gaussians(distances)
+        return gaussians * envelope, gaussians * (slope - torch.cat([radial, angular], dim=1) * envelope)
 
     def _gaussians(self, distances: Tensor) -> Tensor:
         shells = torch.exp(-0.5 * (distances[:, None] / self._shell_widths(distances)) ** 2)
@@ -153,14 +154,29 @@ class SymmetryFunctions(nn.Module):
         products = torch.stack([block.sum(dim=2) for block in by_monomial], dim=2)
         return products if itself is None else products - itself[:, :, None]
 
-    def _angular(self, invariants: Tensor) -> Tensor:
-        """One block of n_angular per channel pair, ζ and λ, in this order, λ = +1 before λ = -1."""
+    def combined(self, radial: Tensor, invariants: Tensor) -> Tensor:
+        """(N, n_functions) of radial sums (N, channels, n_radial) and cosine sums (N, channel pairs, n_angular, p).
+
+        Radial functions first; then one block of n_angular per channel pair, ζ and λ, in this order, λ = +1 before λ = -1.
+        """
+        angular = (invariants @ self.combinations(invariants).T).transpose(2, 3).flatten(1)
+        return torch.cat([radial.flatten(1), angular], dim=1)
+
+    def divided(self, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Gradients with respect to radial sums and invariants from one (N, n_functions) with respect to the functions."""
+        n_radial = self.n_channels * self.n_radial
+        shape = (len(gradient), len(self.channel_pairs), 2 * len(self.zetas), self.n_angular)
+        angular = gradient[:, n_radial:].reshape(shape).transpose(2, 3) @ self.combinations(gradient)
+        return gradient[:, :n_radial].reshape(-1, self.n_channels, self.n_radial), angular
+
+    def combinations(self, like: Tensor) -> Tensor:
+        """(2·zetas, p) what Σ_{j<k} a_j a_k cos^p count for in each ζ and λ."""
         rows = [
             [2.0 ** (1 - zeta) * comb(zeta, p) * sign**p for p in range(max(self.zetas) + 1)]
             for zeta in self.zetas
             for sign in (1, -1)
         ]
-        return (invariants @ invariants.new_tensor(rows).T).transpose(2, 3).flatten(1)
+        return like.new_tensor(rows)
 
 
 def _exponents(order: int) -> list[tuple[int, int, int]]:

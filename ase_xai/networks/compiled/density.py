@@ -10,7 +10,7 @@ Notation as in `SymmetryFunctions`: neighbor density of a channel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ class Environment:
         vectors = graph.unique_vectors.detach()
         lengths = torch.linalg.vector_norm(vectors, dim=1)
         distances = lengths.to(dtype)
-        shapes, slopes = functions.shapes(distances), functions.slopes(distances)
+        shapes, slopes = functions.shapes_and_slopes(distances)
         n = graph.n_unique
         return cls(
             first=graph.centers[:n].numpy(),
@@ -86,6 +86,11 @@ class Environment:
             n_radial=functions.n_radial,
             n_channels=functions.n_channels,
         )
+
+    def part(self, own: slice) -> Environment:
+        """The same atoms with a part of the pairs."""
+        by_pair = ("first", "second", "directions", "distances", "shapes", "slopes")
+        return replace(self, **{name: getattr(self, name)[own] for name in by_pair})
 
     @property
     def pairs(self) -> tuple[NDArray[Any], ...]:
