@@ -168,7 +168,7 @@ class NetworkCalculator(AtomisticCalculator):
         graph = AtomGraph.from_pairs(
             atoms, pairs, total_charge=self.charge_of(atoms), cutoff=self.network.cutoff, device=self.device
         )
-        _refuse_overlap(graph)
+        refuse_overlap(graph)
         return graph
 
     def references(self, atoms: Atoms) -> NDArray[np.float64]:
@@ -297,7 +297,7 @@ def _as_results(prediction: Prediction) -> dict[str, Any]:
     return results
 
 
-def _refuse_overlap(graph: AtomGraph) -> None:
+def refuse_overlap(graph: AtomGraph) -> None:
     squares = (graph.unique_vectors**2).sum(dim=1)
     if len(squares) and float(squares.min()) < MIN_DISTANCE**2:
         pair = int(squares.argmin())

@@ -29,7 +29,7 @@ from ase.md.verlet import VelocityVerlet
 
 from ase_xai import load
 from ase_xai.explainers import LocalRigidity
-from ase_xai.trajectory import Autocorrelation, Moments, Recorder, Recording, annotate, open_run
+from ase_xai.trajectory import Autocorrelation, Moments, Recorder, annotate, open_run
 
 HERE = Path(__file__).parent
 TURNS, STEPS = 15, 100
@@ -51,22 +51,25 @@ def print_overhead(folder: Path) -> None:
     """Median over turns of the time with a recorder over the time without one, in the same turn."""
     groups = {"ring": range(6), "rest": range(6, 21)}
     cases = {
-        "energies, charges, dipole, positions": Recording(),
-        "the same, forces, velocities, two groups": Recording(
-            ("energies", "charges", "dipole", "forces", "velocities"), groups=groups
-        ),
-        "means and autocorrelation only, nothing per atom": Recording(
-            (), reducers=[Moments("energies"), Autocorrelation("energies")], positions=False
-        ),
-        "the first, rigidity at every 100th": Recording(explainers={"lpr": (LocalRigidity(), 100)}),
+        "energies, charges, dipole, positions": {},
+        "the same, forces, velocities, two groups": {
+            "fields": ("energies", "charges", "dipole", "forces", "velocities"),
+            "groups": groups,
+        },
+        "means and autocorrelation only, nothing per atom": {
+            "fields": (),
+            "reducers": [Moments("energies"), Autocorrelation("energies")],
+            "positions": False,
+        },
+        "the first, rigidity at every 100th": {"explainers": {"lpr": (LocalRigidity(), 100)}},
     }
     print("| weights | recorded at every step | step (ms) | recorder (ms) | overhead |\n| --- | --- | --- | --- | --- |")
     for weights in ("organic", "organic-bp"):
-        for k, (title, recording) in enumerate(cases.items()):
+        for k, (title, what) in enumerate(cases.items()):
             atoms = aspirin()
             atoms.calc = load(weights)
             dynamics, inside = VelocityVerlet(atoms, 0.5 * units.fs), [0.0]
-            recorder = Recorder(atoms, folder / f"{weights}-{k}.h5", dynamics=dynamics, recording=recording)
+            recorder = Recorder(atoms, folder / f"{weights}-{k}.h5", dynamics=dynamics, **what)
 
             def timed(recorder: Recorder = recorder, inside: list[float] = inside) -> None:
                 inside[0] += seconds(recorder)
@@ -168,8 +171,8 @@ def record_long(path: Path, n_frames: int, n_atoms: int) -> str:
 
     noise, spent = Noise(n_atoms), 0.0
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    recording = Recording(("energies", "charges"), reducers=[Moments("energies"), Autocorrelation("energies")])
-    with Recorder(noise.moving, path, recording=recording) as recorder:
+    reducers = [Moments("energies"), Autocorrelation("energies")]
+    with Recorder(noise.moving, path, fields=("energies", "charges"), reducers=reducers) as recorder:
         for _ in range(n_frames):
             noise.renew()
             spent += seconds(recorder)

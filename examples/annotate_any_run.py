@@ -44,7 +44,7 @@ def main() -> None:
     analyses = analyze(run)
     for name, reason in analyses.missing.items():
         print(f"without {name}: {reason}")
-    print(f"page: {write_run_page(run, folder / 'run.html', **analyses.found)}")
+    print(f"page: {write_run_page(run, folder / 'run.html', analyses=analyses)}")
 
 
 def made(path: Path) -> Path:

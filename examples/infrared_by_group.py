@@ -25,7 +25,7 @@ from ase.optimize import BFGS
 
 from ase_xai import SchNet
 from ase_xai.explainers import DipoleRate
-from ase_xai.report import infrared_by_group, write_run_page
+from ase_xai.report import Analyses, infrared_by_group, write_run_page
 from ase_xai.trajectory import Recorder, open_run
 from ase_xai.trajectory.spectra import Spectrum, infrared
 
@@ -71,7 +71,7 @@ def main() -> None:
     print(f"{len(run)} frames; resolution {spectrum.resolution:.0f} cm-1; sum rule to {spectrum.residual:.0e}")
     tell(spectrum)
     infrared_by_group(spectrum).savefig(folder / "infrared.png", dpi=150)
-    print(f"page: {write_run_page(run, folder / 'run.html', spectrum=spectrum)}")
+    print(f"page: {write_run_page(run, folder / 'run.html', analyses=Analyses(spectrum=spectrum))}")
 
 
 def tell(spectrum: Spectrum) -> None:

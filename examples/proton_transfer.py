@@ -22,11 +22,11 @@ from ase.optimize import BFGS
 
 from ase_xai import SchNet
 from ase_xai.explainers import EnergyFlow
-from ase_xai.report import write_run_page
-from ase_xai.trajectory import Recorder, Run, open_run
+from ase_xai.report import Analyses, write_run_page
+from ase_xai.trajectory import Recorder, Run, charge_flow, open_run
 from ase_xai.trajectory.event_table import Event, Events
 from ase_xai.trajectory.events import aligned, find_events
-from ase_xai.trajectory.flow import charge_flow, energy_flow
+from ase_xai.trajectory.flow import energy_flow
 
 PICOSECONDS, TEMPERATURE, TIMESTEP, INTERVAL = 2.5, 400.0, 0.5, 1  # ps, K, fs; steps between frames, few for the flow
 SYMBOLS = "CCCOOHHHH"
@@ -75,7 +75,12 @@ def main() -> None:
     bonds = charge_flow(run)
     print(f"charge flow along {len(bonds.bonds)} bonds, {'unique' if bonds.unique else 'least squares: there are rings'}")
     events.save(folder / "events.csv")
-    print(f"page: {write_run_page(run, folder / 'run.html', events=events, flow=flow)}")
+    between = bonds.between(GROUPS)
+    for name, passed in zip(between.names, between.passed[-1], strict=True):
+        print(f"  {name}: {passed:+.3f} e since the start")
+    print(f"  along no bond: {between.closure:.1e} e")
+    analyses = Analyses(events=events, flow=flow, charge_flow=bonds)
+    print(f"page: {write_run_page(run, folder / 'run.html', analyses=analyses)}")
 
 
 def tell_charges(run: Run, events: Events) -> None:

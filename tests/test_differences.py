@@ -21,8 +21,9 @@ from ase_xai.explainers.dipole_rate import DipoleRate
 from ase_xai.explainers.energy_flow import EnergyFlow
 from ase_xai.explainers.fragments import bonds
 from ase_xai.trajectory import Recorder, Run, annotate, open_run
+from ase_xai.trajectory.bond_flow import charge_flow
 from ase_xai.trajectory.differences import barrier, path_difference, profile
-from ase_xai.trajectory.flow import charge_flow, energy_flow
+from ase_xai.trajectory.flow import energy_flow
 from ase_xai.trajectory.groups import group_series, groups_of
 from ase_xai.trajectory.means import energy_drift, group_drifts, group_means, mean
 from ase_xai.trajectory.spectra import infrared

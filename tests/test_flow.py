@@ -25,7 +25,8 @@ from ase_xai.explainers.heat_flux import HeatFlux
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import AtomisticNetwork, AtomwiseOutput, compiled
 from ase_xai.networks.rates import receptive_hops, unfold
-from ase_xai.trajectory.flow import EnergyFlowResult, flow_on_bonds, integrate_flow
+from ase_xai.trajectory.bond_flow import flow_on_bonds
+from ase_xai.trajectory.flow import EnergyFlowResult, integrate_flow
 
 SHIPPED = ("organic", "organic-bp")
 GROUPS = {"methyl": (0, 2, 4, 5), "hydroxyl": (1, 3)}  # of ASE's methanol: C O H H H H
@@ -476,3 +477,37 @@ def test_charge_that_no_bond_brings_is_reported() -> None:
             flow_on_bonds(charges, np.arange(10.0), bonds)
     with pytest.raises(ValueError, match="two or more rising times"):
         flow_on_bonds(charges, np.zeros(10), [(0, 1)])
+
+
+def test_charge_between_groups_is_what_they_gain() -> None:
+    """Groups on a tree: one at its end has gained what passed to it. Groups in a ring: one of many flows, which closes."""
+    charges = wandering(20, 6, 5)
+    chain = flow_on_bonds(charges, np.arange(20.0), [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)])
+    between = chain.between({"a": [0, 1], "b": [3, 2], "c": [5, 4]})
+    gain = charges - charges[0]
+    assert between.names == ["a → b", "b → c"] and between.unique
+    np.testing.assert_allclose(between.passed[:, 0], -gain[:, :2].sum(axis=1), atol=1e-14)
+    np.testing.assert_allclose(between.passed[:, 1], gain[:, 4:].sum(axis=1), atol=1e-14)
+    np.testing.assert_allclose(between.changes[:, 1], gain[:, 2:4].sum(axis=1), atol=1e-15)
+    assert between.closure < 1e-14 and between.residual.shape == (20, 3)
+    turned = chain.between({"c": [4, 5], "a": [0, 1], "b": [2, 3]})
+    assert turned.names == ["c → b", "a → b"]
+    np.testing.assert_allclose(turned.passed, np.stack([-between.passed[:, 1], between.passed[:, 0]], axis=1), atol=1e-14)
+    ring = flow_on_bonds(charges, np.arange(20.0), [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0)])
+    joined = ring.between({"a": [0, 1], "b": [2, 3], "c": [4, 5]})
+    assert joined.names == ["a → b", "a → c", "b → c"] and not joined.unique and joined.closure < 1e-14
+    halves = ring.between({"a": [0, 1, 2], "b": [3, 4, 5]})  # two bonds join them, and their sum is fixed all the same
+    assert halves.unique and not ring.unique
+    np.testing.assert_allclose(halves.passed[:, 0], gain[:, 3:].sum(axis=1), atol=1e-14)
+
+
+def test_charge_that_comes_to_a_group_along_no_bond_is_its_residual() -> None:
+    charges = wandering(10, 4, 2)
+    apart = flow_on_bonds(charges, np.arange(10.0), [(0, 1), (2, 3)])
+    between = apart.between({"left": [0, 1], "right": [2, 3]})
+    gain = (charges - charges[0])[:, 2:].sum(axis=1)
+    assert between.passed.shape == (10, 0) and between.unique
+    np.testing.assert_allclose(between.residual, np.stack([gain, -gain], axis=1), atol=1e-14)
+    assert between.closure == pytest.approx(np.abs(gain).max(), abs=1e-14) and between.closure > 1e-3
+    with pytest.raises(ValueError, match=r"hold every atom once"):
+        apart.between({"left": [0, 1]})

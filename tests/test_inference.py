@@ -15,6 +15,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.calculators.calculator import Calculator
 from systems import RANDOM_NETWORKS, random_behler_parrinello, random_schnet, shaken_molecule
 
 from ase_xai import BehlerParrinello, SchNet
@@ -297,6 +298,14 @@ def test_missing_numba_is_said_once_and_changes_no_number(
             assert "Numba is not installed" in calculator.describe()
     assert len(caplog.records) == 1 and "ase_xai[fast]" in caplog.text
     assert SchNet("organic").get_potential_energy(atoms) == expected
+
+
+@pytest.mark.parametrize("calculator", [SchNet, BehlerParrinello])
+def test_a_default_device_of_the_caller_changes_nothing(calculator: Callable[[], Calculator]) -> None:
+    atoms = molecule("CH3OH")
+    expected = calculator().get_forces(atoms)
+    with torch.device("meta"):
+        assert np.array_equal(calculator().get_forces(atoms), expected)
 
 
 def test_calculators_travel_without_their_tables() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import h5py
@@ -29,8 +29,10 @@ from ase_xai.trajectory import (
     Recorder,
     Recording,
     RecordingError,
+    annotate,
     open_run,
 )
+from ase_xai.trajectory.recording import Settings
 from ase_xai.weights import ModelCard, save_weights
 
 EVERYTHING = ("energies", "charges", "dipole", "forces", "velocities", "kinetic_energy")
@@ -242,6 +244,43 @@ def test_relaxations_count_steps(tmp_path: Path) -> None:
         assert "unit" not in file["particles/atoms/position/time"].attrs
 
 
+def test_settings_are_those_of_a_recording() -> None:
+    """What editors and type checkers are told of `Recorder` and `annotate` is what `Recording` takes."""
+    told = {name: hint.__forward_arg__ for name, hint in Settings.__annotations__.items()}
+    assert {field.name: field.type for field in fields(Recording)} == told
+    recording = Recording(("energies",), {"split": (AtomicEnergies(), 3)}, GROUPS, [Moments("energies")], False, ("a",))
+    assert recording.given.keys() == told.keys() and Recording.of(**recording.given).settings == recording.settings
+
+
+def test_an_interval_records_the_steps_that_attaching_with_it_does(tmp_path: Path) -> None:
+    """Also over an interruption between two of them, and in a run without dynamics."""
+    files = {name: tmp_path / f"{name}.h5" for name in ("attached", "own", "parts", "calls")}
+    for name, interval in (("attached", 5), ("own", 1)):
+        atoms = on_springs()
+        dynamics = dynamics_of(atoms)
+        with Recorder(atoms, files[name], dynamics=dynamics, groups={"all": range(5)}, interval=5 // interval) as recorder:
+            dynamics.attach(recorder, interval=interval)
+            dynamics.run(32)
+    assert open_run(files["own"]).steps.tolist() == [0, 5, 10, 15, 20, 25, 30]
+    assert_same_files(files["attached"], files["own"])
+    atoms = on_springs()
+    for k in range(2):
+        dynamics = dynamics_of(atoms)
+        with Recorder(
+            atoms, files["parts"], dynamics=dynamics, groups={"all": range(5)}, interval=5, resume=k > 0
+        ) as recorder:
+            dynamics.attach(recorder)
+            dynamics.run(20 if k == 0 else 12)
+    assert_same_files(files["parts"], files["own"])
+    with Recorder(on_springs(), files["calls"], interval=3) as recorder:
+        for _ in range(8):
+            recorder()
+    with Recorder(on_springs(), files["calls"], interval=3, resume=True) as recorder:
+        for _ in range(3):
+            recorder()
+    assert open_run(files["calls"]).steps.tolist() == [0, 3, 6, 9]
+
+
 def test_without_a_dynamics_calls_are_counted(tmp_path: Path) -> None:
     atoms = on_springs()
     with Recorder(atoms, tmp_path / "run.h5") as recorder:
@@ -256,7 +295,7 @@ def test_without_a_dynamics_calls_are_counted(tmp_path: Path) -> None:
 
 def test_provenance_is_kept(tmp_path: Path) -> None:
     atoms = ethanol(network_calculator(tmp_path))
-    with Recorder(atoms, tmp_path / "run.h5", recording=Recording(groups=GROUPS, notes=("Made in a test.",))) as recorder:
+    with Recorder(atoms, tmp_path / "run.h5", groups=GROUPS, notes=("Made in a test.",)) as recorder:
         recorder()
     about = open_run(tmp_path / "run.h5").about
     assert about.model == atoms.calc.model
@@ -288,8 +327,8 @@ def reduced(tmp_path_factory: pytest.TempPathFactory) -> tuple:
         for field in ("energies", "charges", "group_energies", "dipole")
     ]
     reducers += [Histogram("charges", -0.05, 0.05, 20), Histogram("energies", 0.0, 0.2, 10)]
-    recording = Recording(fields=(), groups=groups, reducers=reducers, positions=False)
-    with Recorder(atoms, folder / "run.h5", dynamics=dynamics, recording=recording) as recorder:
+    what = {"fields": (), "groups": groups, "reducers": reducers, "positions": False}
+    with Recorder(atoms, folder / "run.h5", dynamics=dynamics, **what) as recorder:
         dynamics.attach(log)
         dynamics.attach(recorder)
         dynamics.run(1500)
@@ -422,7 +461,7 @@ def test_frames_after_the_state_are_cut_off(tmp_path: Path) -> None:
     )
     atoms = open_run(tmp_path / "b.h5").atoms(-1)
     atoms.calc = network_calculator(tmp_path)
-    with Recorder(atoms, tmp_path / "b.h5", recording=recording, resume=True) as ahead:
+    with Recorder(atoms, tmp_path / "b.h5", **recording.given, resume=True) as ahead:
         for step in (21, 22, 23):
             atoms.positions += 0.01
             ahead.record(step, 0.5 * step, flush=False)
@@ -488,8 +527,12 @@ def test_what_cannot_be_recorded_is_refused_at_once(tmp_path: Path) -> None:
         Recorder(atoms, path, explainers={"e": (AtomicEnergies(), 0)})
     with refused("made like Moments"):
         Recorder(atoms, path, reducers=["mean"])
-    with refused("given twice"):
-        Recorder(atoms, path, fields=("energies",), recording=Recording())
+    for made in (Recorder, annotate):
+        with refused(r"no setting feilds, recording. What is recorded is set by fields, explainers, groups", TypeError):
+            made(atoms, atoms.calc if made is annotate else path, feilds=("energies",), recording=Recording())
+    for interval in (0, -5, 2.5, True):
+        with refused("number of steps, 1 or more"):
+            Recorder(atoms, path, interval=interval)
     with refused("no folder", RecordingError):
         Recorder(atoms, tmp_path / "none" / "run.h5")
     assert not path.exists()

@@ -10,12 +10,13 @@ import pytest
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
-from test_run_page import GROUPS, absorbed, flowed, happened
+from test_run_page import GROUPS, absorbed, everything, flowed, gained, happened, masked_run
 from told import COMPOSITION, ELEMENT_MEAN, Told, told_run
 
 from ase_xai.report import (
     analyze,
     carpet,
+    charge_transfer,
     event_curves,
     flow_matrix,
     group_curves,
@@ -24,6 +25,7 @@ from ase_xai.report import (
     run_figures,
     write_run_figures,
 )
+from ase_xai.trajectory.bond_flow import charge_flow
 from ase_xai.trajectory.event_table import Events
 from ase_xai.trajectory.means import mean
 from ase_xai.trajectory.run import Run
@@ -127,6 +129,35 @@ def test_the_flow_matrix_says_the_work_and_how_well_it_closes(run: Run) -> None:
     assert "gauge: dependent" in words(figure) and f"{100 * flow.closure:.2g} %" in words(figure)
 
 
+def test_curves_of_charge_between_groups_are_what_groups_have_gained(run: Run) -> None:
+    between = charge_flow(run).between(GROUPS)
+    figure = charge_transfer(between)
+    change, leak = gained(run)
+    curves = {line.get_label(): np.asarray(line.get_ydata()) for line in figure.axes[0].lines}
+    for name in ("methylene", "hydroxyl"):
+        assert np.abs(curves[f"methyl → {name}"] - change[:, GROUPS[name]].sum(axis=1)).max() < 1e-6
+    (closure,) = figure.axes[1].lines
+    assert np.abs(closure.get_ydata() - 4 / 9 * np.abs(leak)).max() < 1e-6
+    said = " ".join(words(figure).split())
+    for part in ("charge passed (e)", "closure (e)", "gauge: dependent", f"{between.closure:.2g} e at most"):
+        assert part in said, part
+    with pytest.raises(ValueError, match="no bond joins two of the groups all"):
+        charge_transfer(charge_flow(run).between({"all": range(9)}))
+
+
+def test_masked_values_are_gray_and_gaps(run: Run) -> None:
+    masked, doubted = masked_run(24)
+    figure = carpet(masked, "size", groups={"all": range(3)})
+    gray = np.abs(painted(figure) - to_rgb("#BDBDBD")).max(axis=2) < 1e-6
+    assert np.array_equal(gray, doubted.T) and "Gray, not known or not to be trusted: 12 of 72 values." in words(figure)
+    curves = group_curves(masked, "size", groups={"left": [0], "middle": [1], "right": [2]})
+    drawn = [next(line for line in axes.lines if len(line.get_xdata()) == 24).get_ydata() for axes in curves.axes]
+    assert np.array_equal(np.isnan(np.array(drawn)), doubted.T) and "Gaps: a value in the group is not known" in words(
+        curves
+    )
+    assert "Gaps" not in words(group_curves(run, "charges"))
+
+
 def test_infrared_terms_make_the_total(run: Run) -> None:
     spectrum = absorbed(run)
     figure = infrared_by_group(spectrum)
@@ -159,11 +190,16 @@ def test_all_figures_are_written(run: Run, tmp_path: Path, monkeypatch: pytest.M
     drawn: list[Any] = []
     monkeypatch.setattr(run_analyses, "group_curves", lambda *a, **k: drawn.append(a) or Figure())
     monkeypatch.setattr(run_analyses, "event_curves", lambda *a, **k: drawn.append(a) or Figure())
-    paths = write_run_figures(
-        run, tmp_path / "new", events=happened(run), flow=flowed(run), spectrum=absorbed(run), formats=("png", "svg")
-    )
+    paths = write_run_figures(run, tmp_path / "new", analyses=everything(run)["analyses"], formats=("png", "svg"))
     names = {path.name for path in paths}
-    assert {"carpet-size.png", "groups-energies.svg", "events-charges.png", "energy-flow.svg", "infrared.png"} <= names
+    assert {
+        "carpet-size.png",
+        "groups-energies.svg",
+        "events-charges.png",
+        "energy-flow.svg",
+        "infrared.png",
+        "charge-flow.svg",
+    } <= names
     assert all(path.stat().st_size > 500 for path in paths) and len(drawn) == 6
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import types
@@ -268,6 +270,55 @@ def test_ase_gui_colors_by_what_was_exported(run: Run, tmp_path: Path) -> None:
     assert len(images) == 81
     gui = types.SimpleNamespace(colormode="xai_charge", atoms=images[7])
     assert np.abs(view.get_color_scalars(gui) - run["charges"][7]).max() < 1e-6
+
+
+IN_ASE_GUI = """
+import json, sys
+from ase.gui.colors import ColorWindow
+from ase.gui.gui import GUI
+from ase.gui.images import Images
+
+images = Images()
+images.read([sys.argv[1]])
+gui = GUI(images)
+window = ColorWindow(gui)  # View, Colors
+shown = {"offered": window.radio.values, "colors": {}, "drawn": {}, "limits": {}}
+for name, limit in json.loads(sys.argv[2]).items():
+    gui.set_frame(1)
+    window.toggle(name)
+    shown["limits"][name] = [float(end) for end in gui.colormode_data[1:]]
+    window.change_mnmx(-limit, limit)  # its fields min and max
+    gui.set_frame(3)
+    gui.window.win.update()
+    canvas = gui.window.canvas
+    kinds = [(canvas.type(item), canvas.itemcget(item, "fill")) for item in canvas.find_all()]
+    shown["drawn"][name] = [color.lower() for kind, color in kinds if kind == "oval"]
+    shown["colors"][name] = [color.lower() for color in gui.get_colors()]
+gui.exit()
+print(json.dumps(shown))
+"""
+
+
+def test_ase_gui_shows_the_colors_in_its_window(run: Run, tmp_path: Path) -> None:
+    """Its window of colors offers arrays of atoms; the limits are those of the frame at hand, until min and max are set."""
+    pytest.importorskip("tkinter", reason="Python without tkinter")
+    screen = [] if os.environ.get("DISPLAY") else ["xvfb-run", "-a"]
+    if screen and shutil.which("xvfb-run") is None:
+        pytest.skip("no display, and no xvfb-run to make one")
+    path = run.export(tmp_path / "run.extxyz", step=20)
+    fields = {"xai_charge": "charges", "xai_energy": "energies"}
+    limits = {name: round(float(np.abs(run[field][::20]).max()), 2) + 0.01 for name, field in fields.items()}
+    command = [*screen, sys.executable, "-c", IN_ASE_GUI, str(path), json.dumps(limits)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert {"xai_energy", "xai_charge"} <= set(shown["offered"]) and "initial charge" in shown["offered"]
+    for name, field in fields.items():
+        at_hand, values = run[field][20], run[field][60]
+        assert shown["limits"][name] == pytest.approx([at_hand.min(), at_hand.max()], abs=1e-6)
+        assert sorted(shown["drawn"][name]) == sorted(shown["colors"][name]), "what is drawn are these colors"
+        red = np.array([int(color[1:3], 16) for color in shown["colors"][name]])  # from green to pink
+        assert np.abs((values / limits[name] + 1) / 2 - red / 250).max() < 1.1 / 25, name
 
 
 @pytest.mark.parametrize("suffix", [".json", ".json.gz"])

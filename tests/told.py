@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -55,14 +56,23 @@ class Told(Calculator):
         }  # fmt: skip
 
 
+@dataclass(frozen=True)
 class Size:
-    """An explainer: the distance of each atom from the origin, without a sign and without a unit."""
+    """An explainer: the distance of each atom from the origin, without a sign and without a unit.
+
+    Args:
+        doubted: atoms whose value is not to be trusted while their x is positive.
+    """
+
+    doubted: tuple[int, ...] | None = None
 
     def __call__(self, calculator: Any, atoms: Atoms) -> Explanation:
+        own = np.isin(np.arange(len(atoms)), self.doubted or ())
+        mask = None if self.doubted is None else ~(own & (atoms.positions[:, 0] > 0))
         return Explanation(
             target="rigidity of energy", level="atom", values=0.1 + np.linalg.norm(atoms.positions, axis=1), units="1",
             method="Size", numbers=atoms.numbers, positions=atoms.positions, cell=atoms.cell.array, pbc=atoms.pbc,
-            gauge="invariant",
+            gauge="invariant", mask=mask,
         )  # fmt: skip
 
 
@@ -99,6 +109,7 @@ def told_run(
     calculator: Calculator | None = None,
     fields: Sequence[str] = ("energies", "charges", "dipole", "kinetic_energy"),
     size_every: int = 0,
+    doubted: tuple[int, ...] | None = None,
     output: str | None = None,
     **given: ArrayLike,
 ) -> Run:
@@ -113,13 +124,14 @@ def told_run(
         "velocities": rng.normal(0, 0.01, (n_frames, n, 3)),
     }
     frames = told_frames(atoms, **{**about, **given})
-    explainers: dict[str, Any] = {"size": (Size(), size_every)} if size_every else {}
+    size = Size(doubted)
+    explainers: dict[str, Any] = {"size": (size, size_every)} if size_every else {}
     calculator = calculator or Told()
     source = Source(memory=io.BytesIO()) if output is None else Source(path=Path(output))
     writer = RunWriter(source, Recording(fields, explainers, groups or {}, ()))
     for k, frame in enumerate(frames):
         calculator.calculate(frame)
-        answers = {"size": Size()(calculator, frame)} if size_every and k % size_every == 0 else {}
+        answers = {"size": size(calculator, frame)} if size_every and k % size_every == 0 else {}
         writer.add(Sample(frame, dict(calculator.results), answers), k, None if dt is None else dt * k, calculator)
     writer.flush()
     return Run(source)

@@ -39,8 +39,8 @@ def annotate(
     output = output or Path(f"{file.stem}.h5")
     refuse_own_input(file, output)
     calculator = load(weights, device=device, dtype=dtype, total_charge=charge)
-    recording = recording_of(fields, explain, setting)
-    run = annotated(file, calculator, output, timestep=timestep, recording=recording, overwrite=overwrite)
+    what = recording_of(fields, explain, setting).given
+    run = annotated(file, calculator, output, timestep=timestep, overwrite=overwrite, **what)
     typer.echo(f"{run.n_frames} frames of {run.n_atoms} atoms, {', '.join(run.fields)}")
     typer.echo(f"wrote {output}")
 

@@ -23,7 +23,7 @@ def report(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write one HTML page of a run that works offline: structure, curves, events, energy flow, infrared by group."""
+    """Write one HTML page of a run that works offline: structure, curves, events, flows, infrared by group."""
     from ase_xai.report.run_analyses import analyze, write_run_figures
     from ase_xai.report.run_page import write_run_page
     from ase_xai.trajectory.run import open_run
@@ -35,10 +35,10 @@ def report(
     chosen = None if groups is None else read_groups(groups)
     analyses = analyze(run, chosen)
     for name, reason in analyses.missing.items():
-        typer.echo(f"without {name}: {reason}")
-    typer.echo(f"wrote {write_run_page(run, output, groups=chosen, **analyses.found)}")
+        typer.echo(f"without {name.replace('_', ' ')}: {reason}")
+    typer.echo(f"wrote {write_run_page(run, output, groups=chosen, analyses=analyses)}")
     if figures is not None:
-        for path in write_run_figures(run, figures, groups=chosen, **analyses.found):
+        for path in write_run_figures(run, figures, groups=chosen, analyses=analyses):
             typer.echo(f"wrote {path}")
 
 

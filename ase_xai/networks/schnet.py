@@ -104,10 +104,11 @@ class SchNetNetwork(AtomisticNetwork, HearsByDistance):
         return filtered
 
     def filter_and_slope(self, layer: int, distances: Tensor) -> tuple[Tensor, Tensor]:
-        first, activation, second = self.layers[layer].filter_network
-        inner = first(self.radial_basis(distances))
-        change = torch.sigmoid(inner) * (self.radial_basis.slope(distances) @ first.weight.T)
-        return second(activation(inner)), change @ second.weight.T
+        network = self.layers[layer].filter_network
+        first, second = (stage.weight.T for stage in network if isinstance(stage, nn.Linear))
+        inner = network[0](self.radial_basis(distances))
+        change = torch.sigmoid(inner) * (self.radial_basis.slope(distances) @ first)
+        return network[1:](inner), change @ second
 
     def envelope(self, distances: Tensor) -> Tensor:
         return self.cutoff_function(distances)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ase_xai.report.run_data import Members, atom_fields
-from ase_xai.report.run_figures import carpet, event_curves, flow_matrix, group_curves, infrared_by_group
+from ase_xai.report.run_figures import carpet, event_curves, group_curves, infrared_by_group
+from ase_xai.report.run_flows import charge_transfer, flow_matrix
+from ase_xai.trajectory.bond_flow import ChargeFlow, charge_flow
 from ase_xai.trajectory.event_table import Events
 from ase_xai.trajectory.events import find_events
 from ase_xai.trajectory.flow import EnergyFlowResult, energy_flow
+from ase_xai.trajectory.groups import groups_of
 from ase_xai.trajectory.run import Run
 from ase_xai.trajectory.spectra import Spectrum, infrared
 
@@ -19,33 +22,33 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("png", "pdf")
+FLOW_NUMBERS = 20_000_000  # charges that their flow is made of; of longer runs, evenly spaced frames
 SEGMENT = 2000.0  # fs, of a spectrum: a resolution of about 24 /cm
 
 
 @dataclass(frozen=True)
 class Analyses:
-    """Analyses of one run; None where the run does not hold what one needs.
+    """Analyses of one run; None where there is none.
 
     Args:
-        events, flow, spectrum: see `write_run_page`.
-        missing: why one is None, by its name.
+        events: of `trajectory.find_events`.
+        flow: of `trajectory.energy_flow`.
+        charge_flow: of `trajectory.charge_flow`.
+        spectrum: of `trajectory.infrared`.
+        missing: why the run does not allow one, by its name.
     """
 
-    events: Events | None
-    flow: EnergyFlowResult | None
-    spectrum: Spectrum | None
-    missing: Mapping[str, str]
-
-    @property
-    def found(self) -> dict[str, Any]:
-        """Arguments of `write_run_page` and `write_run_figures`."""
-        return {"events": self.events, "flow": self.flow, "spectrum": self.spectrum}
+    events: Events | None = None
+    flow: EnergyFlowResult | None = None
+    charge_flow: ChargeFlow | None = None
+    spectrum: Spectrum | None = None
+    missing: Mapping[str, str] = field(default_factory=dict)
 
 
 def analyze(run: Run, groups: Members | None = None) -> Analyses:
-    """Events, energy flow and infrared spectrum, as far as the run holds what they need.
+    """Events, flows of energy and charge, and infrared spectrum, as far as the run holds what they need.
 
-        write_run_page(run, "run.html", **analyze(run).found)
+        write_run_page(run, "run.html", analyses=analyze(run))
 
     Args:
         run: an open run.
@@ -54,6 +57,7 @@ def analyze(run: Run, groups: Members | None = None) -> Analyses:
     searches: dict[str, Callable[[], Any]] = {
         "events": lambda: find_events(run),
         "flow": lambda: energy_flow(run, groups),
+        "charge_flow": lambda: charge_flow(run, step=max(1, run.n_frames * run.n_atoms // FLOW_NUMBERS)),
         "spectrum": lambda: _spectrum(run, groups),
     }
     found: dict[str, Any] = {}
@@ -80,35 +84,35 @@ def write_run_figures(
     folder: str | Path,
     *,
     groups: Members | None = None,
-    spectrum: Spectrum | None = None,
-    events: Events | None = None,
-    flow: EnergyFlowResult | None = None,
+    analyses: Analyses | None = None,
     formats: Sequence[str] = FORMATS,
 ) -> list[Path]:
     """Write all figures of a run into `folder`, each in all `formats`; returns their paths.
 
     Args:
-        run, groups, spectrum, events, flow: see `write_run_page`.
+        run, groups, analyses: see `write_run_page`.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, figure in _figures(run, groups, spectrum, events, flow):
+    for name, figure in _figures(run, groups, analyses or Analyses()):
         for ending in formats:
             paths.append(folder / f"{name}.{ending}")
             figure.savefig(paths[-1])
     return paths
 
 
-def _figures(
-    run: Run, groups: Members | None, spectrum: Spectrum | None, events: Events | None, flow: EnergyFlowResult | None
-) -> Iterator[tuple[str, Figure]]:
-    for field in atom_fields(run):
-        yield f"carpet-{field}", carpet(run, field, groups=groups, events=events)
-        yield f"groups-{field}", group_curves(run, field, groups=groups, events=events)
+def _figures(run: Run, groups: Members | None, analyses: Analyses) -> Iterator[tuple[str, Figure]]:
+    events = analyses.events
+    for name in atom_fields(run):
+        yield f"carpet-{name}", carpet(run, name, groups=groups, events=events)
+        yield f"groups-{name}", group_curves(run, name, groups=groups, events=events)
         if events:
-            yield f"events-{field}", event_curves(run, events, field)
-    if flow is not None:
-        yield "energy-flow", flow_matrix(flow)
-    if spectrum is not None:
-        yield "infrared", infrared_by_group(spectrum)
+            yield f"events-{name}", event_curves(run, events, name)
+    if analyses.flow is not None:
+        yield "energy-flow", flow_matrix(analyses.flow)
+    between = None if analyses.charge_flow is None else analyses.charge_flow.between(groups_of(run, groups))
+    if between is not None and len(between.pairs):
+        yield "charge-flow", charge_transfer(between)
+    if analyses.spectrum is not None:
+        yield "infrared", infrared_by_group(analyses.spectrum)

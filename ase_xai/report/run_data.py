@@ -9,7 +9,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from ase import units as ase_units
 from numpy.typing import ArrayLike, NDArray
 
 from ase_xai.explainers.explanation import Explanation
@@ -56,7 +55,9 @@ class AtomSeries:
         rows: (R, N) values on the page.
         means: (N,) over the whole run.
         sample: (S, N) evenly spaced rows of the whole run, from which limits of colors are taken.
-        sums: (R', G) of every recorded row by group: sums, or means of quantities that do not add up.
+        sums: (R', G) of every recorded row by group: sums, or means of quantities that do not add up; NaN where an atom's
+            value is not known.
+        n_unknown: how many values of the whole run are not known, or not to be trusted; they are NaN everywhere.
         steps: (R',) of every recorded row.
         times: (R',) of every recorded row.
     """
@@ -68,6 +69,7 @@ class AtomSeries:
     means: Floats
     sample: Floats
     sums: Floats
+    n_unknown: int
     steps: NDArray[np.int64]
     times: Floats
 
@@ -129,8 +131,10 @@ class View:
 
     @property
     def words(self) -> str:
-        r = self.series.record
-        return f"{self.scale.words} {r.method}; reference: {self.reference.replace('_', ' ')}; gauge: {r.gauge}."
+        one, r = self.series, self.series.record
+        share = f"{one.n_unknown:,} of {len(one.steps) * len(one.means):,} values"
+        gray = f" Gray, not known or not to be trusted: {share}." if one.n_unknown else ""
+        return f"{self.scale.words} {r.method}; reference: {self.reference.replace('_', ' ')}; gauge: {r.gauge}.{gray}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +176,7 @@ def atom_series(run: Run, name: str, kept: NDArray[np.int64], groups: Members) -
     n_rows, n_atoms = field.shape
     every = max(1, -(-n_rows * n_atoms // SAMPLE_NUMBERS))
     rows, sample, sums, total, known = [], [], [], np.zeros(n_atoms), np.zeros(n_atoms)
-    for start, block in blocks(field):
+    for start, block in _trusted(field):
         numbers = np.arange(start, start + len(block))
         rows.append(block[last[numbers]])
         sample.append(block[numbers % every == 0])
@@ -187,9 +191,10 @@ def atom_series(run: Run, name: str, kept: NDArray[np.int64], groups: Members) -
         record=_described(run, name, field),
         at=at[last],
         rows=np.concatenate(rows),
-        means=total / np.maximum(known, 1),
+        means=np.where(known > 0, total / np.maximum(known, 1), np.nan),
         sample=np.concatenate(sample),
         sums=np.concatenate(sums),
+        n_unknown=int(n_rows * n_atoms - known.sum()),
         steps=np.asarray(field.steps),
         times=np.asarray(field.times),
     )
@@ -206,6 +211,14 @@ def blocks(field: Field, wanted: NDArray[np.int64] | None = None) -> Iterator[tu
         if len(here):
             rows = np.asarray(field[int(here[0]) : int(here[-1]) + 1])
             yield start, rows[here - here[0]]
+
+
+def _trusted(field: Field) -> Iterator[tuple[int, NDArray[Any]]]:
+    """`blocks`, with NaN where the explainer said that a value is not to be trusted."""
+    for start, block in blocks(field):
+        if "mask" in field.spec.extras:
+            block = np.where(field.extra("mask")[start : start + len(block)], block, np.nan)
+        yield start, block
 
 
 def taken(field: Field, wanted: NDArray[np.int64]) -> NDArray[Any]:
@@ -228,53 +241,6 @@ def atom_fields(run: Run) -> list[str]:
     found = [name for name in run.fields if run[name].level == "atom" and run[name].shape[1:] == (run.n_atoms,)]
     found = [name for name in found if run[name].shape[0]]
     return [name for name in FIRST if name in found] + [name for name in found if name not in FIRST]
-
-
-@dataclass(frozen=True, eq=False)
-class Curves:
-    """What every frame has one number of, as curves of one chart.
-
-    Args:
-        title, units: of the chart.
-        lines: (L,) by name.
-        relative: whether they are drawn minus their mean over the run.
-    """
-
-    title: str
-    units: str
-    lines: Mapping[str, Floats]
-    relative: bool = False
-
-    @property
-    def drawn(self) -> dict[str, Floats]:
-        return {name: values - values.mean() * self.relative for name, values in self.lines.items()}
-
-    @property
-    def label(self) -> str:
-        return self.title + f" − {RUN_MEAN}" * self.relative
-
-
-def curves(run: Run) -> list[Curves]:
-    """Energy, temperature, size of the dipole ...: of every recorded field with one value a frame."""
-    found = [name for name in run.fields if run[name].level == "frame" and run[name].shape[0] == run.n_frames]
-    charts = []
-    if "energy" in found:
-        energy = np.asarray(run["energy"], dtype=np.float64)
-        lines = {"potential": energy}
-        if "kinetic_energy" in found:
-            lines["potential + kinetic"] = energy + np.asarray(run["kinetic_energy"])
-        charts.append(Curves("energy of all atoms", "eV", lines, relative=True))
-    if "kinetic_energy" in found:
-        kelvin = 2 * np.asarray(run["kinetic_energy"]) / (3 * run.n_atoms * ase_units.kB)
-        charts.append(Curves("temperature of 3N degrees of freedom", "K", {"temperature": kelvin}))
-    for name in (name for name in found if name not in ("energy", "kinetic_energy")):
-        field = run[name]
-        title = name.replace("_", " ")
-        if field.shape[1:] == ():
-            charts.append(Curves(title, field.units, {title: np.asarray(field, dtype=np.float64)}))
-        elif field.shape[1:] == (3,):
-            charts.append(Curves(f"size of the {title}", field.units, {title: np.linalg.norm(np.asarray(field), axis=1)}))
-    return charts
 
 
 def packed(values: ArrayLike) -> dict[str, Any]:

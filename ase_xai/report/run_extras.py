@@ -1,4 +1,4 @@
-"""What may come with a run, made ready for its page: events, energy flow, spectrum, probe surfaces, means, report card."""
+"""What may come with a run, made ready for its page: events, spectrum, probe surfaces, means, report card."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from ase_xai.report import colors
 from ase_xai.report.charts import KIND_COLORS, Card
 from ase_xai.report.colors import Floats, number
 from ase_xai.report.page import refuse_large, scale_data
-from ase_xai.report.run_data import AtomSeries, Curves, Held, packed
+from ase_xai.report.run_curves import Curves
+from ase_xai.report.run_data import AtomSeries, Held, packed
 from ase_xai.trajectory.means import drift, mean
 
 if TYPE_CHECKING:
     from ase_xai.trajectory.event_table import Events
-    from ase_xai.trajectory.flow import EnergyFlowResult
     from ase_xai.trajectory.run import Run
     from ase_xai.trajectory.spectra import Spectrum
 
@@ -89,29 +89,6 @@ def told(payload: Mapping[str, Any]) -> str:
 def nearest_kept(kept: NDArray[np.int64], frame: int) -> int:
     """Place among the frames drawn of the one nearest to `frame`."""
     return int(np.abs(kept - frame).argmin())
-
-
-# --- energy flow ------------------------------------------------------------------------------------------------------
-
-
-def flow_data(run: Run, kept: NDArray[np.int64], flow: EnergyFlowResult | None) -> dict[str, Any] | None:
-    """The matrix of cumulative work at each frame drawn: the last one known then."""
-    if flow is None:
-        return None
-    times = np.asarray(run.times)[kept]
-    row = np.searchsorted(np.asarray(flow.times), times * (1 + 1e-12), side="right") - 1
-    work = np.where((row >= 0)[:, None, None], flow.work[np.maximum(row, 0)], np.nan)
-    scale = colors.scale_of(np.asarray(flow.work).ravel(), "eV", signed=True)
-    return {
-        "labels": list(flow.labels),
-        "units": "eV",
-        "work": packed(work.ravel()),
-        "scale": scale_data(scale),
-        "note": (
-            f"Rows sum to the change of a group's energy, up to {100 * flow.closure:.2g} % of the largest change; "
-            f"the split depends on how the network divides its energy (gauge: {flow.gauge}). {scale.words}"
-        ),
-    }
 
 
 # --- spectrum ---------------------------------------------------------------------------------------------------------

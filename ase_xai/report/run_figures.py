@@ -1,4 +1,4 @@
-"""Figures of a run: the carpet of atoms over time, curves of groups, energy flow, infrared by group, events."""
+"""Figures of a run: the carpet of atoms over time, curves of groups, infrared by group, events."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from ase_xai.trajectory.event_table import Event, Events
-    from ase_xai.trajectory.flow import EnergyFlowResult
     from ase_xai.trajectory.run import Run
     from ase_xai.trajectory.spectra import Spectrum
 
@@ -86,9 +85,10 @@ def group_curves(
     members = groups_of(run, groups)
     series, _ = _series(run, field, members)
     kept = kept_frames(len(series.steps), MAX_DRAWN)
-    shift = series.sums.mean(axis=0) if series.relative else np.zeros(len(members))
+    shift = known_means(series.sums) if series.relative else np.zeros(len(members))
     told = [] if len(series.steps) >= MIN_FRAMES_OF_MEANS else ["Too few frames for errors."]
-    lines = [_about(series), f"Model: {run.about.model}.", "Bands: mean ± 1σ from the autocorrelation time.", *told]
+    gaps = [] if np.isfinite(series.sums).all() else ["Gaps: a value in the group is not known or not to be trusted."]
+    lines = [_about(series), f"Model: {run.about.model}.", "Bands: mean ± 1σ from the autocorrelation time.", *told, *gaps]
     figure, axes = chart(WIDTH, 1.5, [*lines, *_signs(events)], nrows=len(members), sharex=True, squeeze=False)
     for place, (group, panel) in enumerate(zip(members, axes.flat, strict=True)):
         color, values = look_of(place, KIND_COLORS)["color"], series.sums[:, place] - shift[place]
@@ -130,33 +130,6 @@ def event_curves(run: Run, events: Events, field: str = "charges", *, largest: i
     return figure
 
 
-def flow_matrix(flow: EnergyFlowResult, frame: int = -1) -> Figure:
-    """The work that the motion of each group (columns) has done on the energy of each group (rows) up to a frame.
-
-    Args:
-        flow: see `trajectory.energy_flow`.
-        frame: which one.
-    """
-    work, n = flow.work[frame], len(flow.labels)
-    scale = colors.scale_of(np.asarray(flow.work).ravel(), flow.units, signed=True)
-    lines = [
-        f"From {number(flow.times[0])} to {number(flow.times[frame], 6)} {flow.time_unit}; gauge: {flow.gauge}.",
-        scale.words,
-        f"Rows sum to the change of a group's energy, up to {100 * flow.closure:.2g} % of the largest change.",
-    ]
-    figure, axes = chart(max(3.6, 2.4 + 0.7 * n), max(2.2, 1.2 + 0.5 * n), lines)
-    fills = scale.colors(work)
-    axes.imshow(fills, aspect="auto")
-    for g, h in np.ndindex(n, n):
-        axes.text(h, g, f"{work[g, h]:.2f}".replace("-", "−"), ha="center", va="center", fontsize=SMALL,
-                  color=colors.ink_on(fills[g, h]))  # fmt: skip
-    style(axes, "work by the motion of", f"energy of ({flow.units})")
-    axes.grid(visible=False)
-    axes.set_xticks(range(n), flow.labels)
-    axes.set_yticks(range(n), [f"{label}  Σ {number(work[g].sum(), 2)}" for g, label in enumerate(flow.labels)])
-    return figure
-
-
 def infrared_by_group(spectrum: Spectrum) -> Figure:
     """The spectrum with its error and what each group absorbs by itself; below it the cross terms.
 
@@ -181,6 +154,12 @@ def infrared_by_group(spectrum: Spectrum) -> Figure:
         panel.legend(fontsize=SMALL, frameon=False, labelcolor=INK, ncols=2)
     bottom.set_xlim(x.max(), x.min())
     return figure
+
+
+def known_means(values: Floats) -> Floats:
+    """Means over the first axis of what is known; zero where nothing is."""
+    known = np.isfinite(values)
+    return np.asarray(np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------

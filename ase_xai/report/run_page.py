@@ -19,15 +19,15 @@ from ase_xai.report.charts import KIND_COLORS, Card
 from ase_xai.report.colors import Floats
 from ase_xai.report.molecules import BOND_REACH, molecule, principal_view
 from ase_xai.report.page import scale_data
+from ase_xai.report.run_analyses import Analyses
+from ase_xai.report.run_curves import Curves, curves
 from ase_xai.report.run_data import (
     AtomSeries,
-    Curves,
     Held,
     Members,
     View,
     atom_fields,
     atom_series,
-    curves,
     held,
     kept_frames,
     packed,
@@ -38,19 +38,16 @@ from ase_xai.report.run_extras import (
     card_data,
     event_frames,
     events_data,
-    flow_data,
     look_of,
     means_data,
     probes_data,
     spectrum_data,
 )
+from ase_xai.report.run_flows import charge_flow_data, flow_data
 from ase_xai.trajectory.groups import groups_of
 
 if TYPE_CHECKING:
-    from ase_xai.trajectory.event_table import Events
-    from ase_xai.trajectory.flow import EnergyFlowResult
     from ase_xai.trajectory.run import Run
-    from ase_xai.trajectory.spectra import Spectrum
 
 MAX_BYTES = 9_500_000
 FIXED_BYTES = 1_100_000  # libraries, picture, colors
@@ -64,9 +61,7 @@ def write_run_page(
     path: str | Path,
     *,
     groups: Members | None = None,
-    spectrum: Spectrum | None = None,
-    events: Events | None = None,
-    flow: EnergyFlowResult | None = None,
+    analyses: Analyses | None = None,
     probe: Mapping[int, Explanation] | None = None,
     card: Card | None = None,
 ) -> Path:
@@ -79,9 +74,7 @@ def write_run_page(
         run: with at least one frame and positions.
         path: of the file, which is overwritten.
         groups: atoms by name, a partition; None takes those of the run, or its elements.
-        spectrum: of `trajectory.infrared`.
-        events: of `trajectory.find_events`.
-        flow: of `trajectory.energy_flow`.
+        analyses: events, flows, spectrum, see `analyze`, which finds all that the run allows; None shows none.
         probe: explanations of level "surface" by the frame they belong to.
         card: a report card.
 
@@ -89,8 +82,7 @@ def write_run_page(
         ValueError: no frames, no positions, groups that are no partition, or surfaces that do not fit.
     """
     path = Path(path)
-    text = run_page(run, groups=groups, spectrum=spectrum, events=events, flow=flow, probe=probe, card=card)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(run_page(run, groups=groups, analyses=analyses, probe=probe, card=card), encoding="utf-8")
     return path
 
 
@@ -98,18 +90,19 @@ def run_page(
     run: Run,
     *,
     groups: Members | None = None,
-    spectrum: Spectrum | None = None,
-    events: Events | None = None,
-    flow: EnergyFlowResult | None = None,
+    analyses: Analyses | None = None,
     probe: Mapping[int, Explanation] | None = None,
     card: Card | None = None,
+    max_bytes: int = MAX_BYTES,
 ) -> str:
-    """The text of the page that `write_run_page` writes."""
+    """The text of the page that `write_run_page` writes, of `max_bytes` at most."""
+    found = analyses or Analyses()
     if not run.n_frames:
         raise ValueError(f"{run!r} has no frame to show. Record or annotate at least one.")
     members = groups_of(run, groups)
     charts = curves(run)
-    kept = kept_frames(run.n_frames, room_for(run, flow), [*event_frames(run, events), *(probe or ())])
+    wanted = [*event_frames(run, found.events), *(probe or ())]
+    kept = kept_frames(run.n_frames, room_for(run, found, max_bytes), wanted)
     positions = np.asarray(taken(run.positions, kept), dtype=np.float64)
     hold = None if run.pbc.any() else held(positions, atomic_masses[run.numbers])
     series = [atom_series(run, name, kept, members) for name in atom_fields(run)]
@@ -119,9 +112,10 @@ def run_page(
         **series_data(run, kept, charts, series, members),
         "groups": [{"name": name, "atoms": list(atoms), **looks[name]} for name, atoms in members.items()],
         "marks": [{"color": color, "dash": []} for color in MARKS],
-        "events": events_data(run, kept, events),
-        "flow": flow_data(run, kept, flow),
-        "spectrum": spectrum_data(spectrum, looks),
+        "events": events_data(run, kept, found.events),
+        "flow": flow_data(run, kept, found.flow),
+        "chargeFlow": charge_flow_data(run, kept, found.charge_flow, members),
+        "spectrum": spectrum_data(found.spectrum, looks),
         **probes_data(kept, probe, hold),
         "means": means_data(run, series, charts, list(members)),
         "meansNote": (
@@ -150,11 +144,13 @@ def run_page(
     return assembly.filled("run.html", parts)
 
 
-def room_for(run: Run, flow: EnergyFlowResult | None) -> int:
+def room_for(run: Run, analyses: Analyses, max_bytes: int) -> int:
     """How many frames fit into the page."""
-    numbers = run.n_atoms * (3 + len(atom_fields(run))) + 12 + (0 if flow is None else len(flow.labels) ** 2)
+    n_flow = 0 if analyses.flow is None else len(analyses.flow.labels) ** 2
+    n_bonds = 0 if analyses.charge_flow is None else len(analyses.charge_flow.bonds)
+    numbers = run.n_atoms * (3 + len(atom_fields(run))) + 12 + n_flow + n_bonds
     per_frame = 8 / 3 * numbers + 12  # two bytes a number, and base64
-    return int(min(MAX_FRAMES, max(2, (MAX_BYTES - FIXED_BYTES) / per_frame)))
+    return int(min(MAX_FRAMES, max(2, (max_bytes - FIXED_BYTES) / per_frame)))
 
 
 def structure_data(run: Run, kept: NDArray[np.int64], positions: Floats, hold: Held | None) -> dict[str, Any]:
@@ -214,7 +210,7 @@ def field_data(series: AtomSeries, n_frames: int) -> dict[str, Any]:
         "units": record.units,
         "combine": "sum" if series.adds_up else "mean",
         "relative": series.relative,
-        "means": [short(value) for value in series.means],
+        "means": [short(value) for value in np.nan_to_num(series.means)],
         "at": None if len(series.at) == n_frames else series.at.tolist(),
         "data": packed(series.rows),
     }
@@ -225,9 +221,10 @@ def view_data(field: int, view: View) -> dict[str, Any]:
         "field": field,
         "name": view.name,
         "short": view.series.record.target.partition(" of ")[0],
-        "minus": None if view.shift is None else [short(value) for value in view.shift],
+        "minus": None if view.shift is None else [short(value) for value in np.nan_to_num(view.shift)],
         "units": view.series.record.units,
         "words": view.words,
+        "gaps": view.series.n_unknown > 0,
         **scale_data(view.scale),
     }
 

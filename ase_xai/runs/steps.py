@@ -57,5 +57,6 @@ def recorder_of(
     from ase_xai.trajectory import Recorder
 
     going_on = False if resume is None else resume
-    with Recorder(atoms, path, recording=recording, overwrite=overwrite, resume=going_on) as recorder:
+    what = {} if recording is None else recording.given
+    with Recorder(atoms, path, overwrite=overwrite, resume=going_on, **what) as recorder:
         yield recorder

@@ -17,7 +17,7 @@ _HOME = {
     "Run": "run",
     "annotate": "annotation",
     "barrier": "differences",
-    "charge_flow": "flow",
+    "charge_flow": "bond_flow",
     "connected_fragments": "groups",
     "energy_flow": "flow",
     "find_events": "events",

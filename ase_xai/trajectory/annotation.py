@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import io
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ase import Atoms
 from ase.io import iread
 
-from ase_xai.explainers.base import Explainer
 from ase_xai.trajectory.evaluation import Work, parts, samples, samples_apart
-from ase_xai.trajectory.recording import Recording, Sample, chosen, refuse_missing
-from ase_xai.trajectory.reducers import Reducer
+from ase_xai.trajectory.recording import Recording, Sample, refuse_missing
 from ase_xai.trajectory.run import Run
 from ase_xai.trajectory.store import Source
 from ase_xai.trajectory.writer import RunWriter
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ase_xai.trajectory.recording import Settings
 
 PART = 64  # frames that are read, evaluated and written together
 AHEAD = 2  # parts for each worker that are under way
@@ -30,13 +33,9 @@ def annotate(
     *,
     times: Sequence[float] | None = None,
     timestep: float | None = None,
-    fields: Sequence[str] | None = None,
-    explainers: Mapping[str, Explainer | tuple[Explainer, int]] | None = None,
-    groups: Mapping[str, Sequence[int]] | None = None,
-    reducers: Sequence[Reducer] = (),
-    recording: Recording | None = None,
     client: Any = None,
     overwrite: bool = False,
+    **what: Unpack[Settings],
 ) -> Run:
     """A run like a recorded one, of frames of any origin; calculators of this package take several frames in one call.
 
@@ -49,10 +48,9 @@ def annotate(
         times: fs, one per frame; None takes `info["time_fs"]` of the frames, which runs of this package write, or counts
             frames.
         timestep: fs between frames, instead of `times`.
-        fields, explainers, groups, reducers: see `Recording`.
-        recording: these and further settings in one, instead.
         client: a `dask.distributed.Client`, whose workers evaluate (extra `dask`).
         overwrite: replace an existing file.
+        what: is recorded: `fields`, `explainers`, `groups`, `reducers`, `positions`, `notes`, see `Recording`.
 
     Raises:
         ValueError: no frames, or one that cannot be evaluated or differs in its atoms from the first, with its number.
@@ -60,7 +58,7 @@ def annotate(
     """
     if not hasattr(calculator, "get_property"):
         raise ValueError(f"annotate needs a calculator, got {type(calculator).__name__}. Give e.g. ase_xai.load('organic').")
-    recording = chosen(recording, fields, explainers, groups, reducers)
+    recording = Recording.of(**what)
     refuse_missing(recording, calculator)
     source = Source(memory=io.BytesIO()) if output is None else Source(path=Path(output))
     writer = RunWriter(source, recording, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""How energy and charge move between atoms: work between groups, and charge along bonds."""
+"""How energy moves between groups: the work that the motion of one does on the energy of another."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ase_xai.explainers.explanation import checked_groups
-from ase_xai.explainers.fragments import BONDED, bonds, components
 from ase_xai.trajectory.groups import Groups, groups_of, summed
 from ase_xai.trajectory.run import Run
 
@@ -139,102 +138,3 @@ def _unions(finer: Groups, coarser: Groups) -> dict[str, list[int]]:
                 "EnergyFlow() by atom."
             )
     return rows
-
-
-@dataclass(frozen=True, eq=False)
-class ChargeFlow:
-    """Charge that flows along bonds.
-
-    Args:
-        bonds: (B, 2) atoms i < j of each bond.
-        times: (L-1,) middle of the interval between two frames, in `time_unit`.
-        intervals: (L-1,) their lengths.
-        time_unit: "fs" or "step".
-        flow: (L-1, B) e per unit of time, from i to j if positive.
-        component: (N,) connected component of each atom in the graph of bonds.
-        by_component: (L-1, C) e per unit of time, Σ dq/dt of each component: what no bond of it can bring.
-        residual: (L-1,) e per unit of time, largest |(Bᵀf)_i - dq_i/dt| after an equal share of `by_component` was taken
-            from the rate of each atom: rounding.
-        unique: True where the graph has no rings, so that charge conservation fixes the flow; on rings it is the flow of
-            smallest Σf², one of many.
-    """
-
-    bonds: NDArray[np.int64]
-    times: NDArray[np.float64]
-    intervals: NDArray[np.float64]
-    time_unit: str
-    flow: NDArray[np.float64]
-    component: NDArray[np.int64]
-    by_component: NDArray[np.float64]
-    residual: NDArray[np.float64]
-    unique: bool
-    units: str = "e/fs"
-    gauge: str = "dependent"
-
-    @property
-    def transferred(self) -> NDArray[np.float64]:
-        """(L, B) e, charge that has passed each bond since the first frame."""
-        passed = np.cumsum(self.flow * self.intervals[:, None], axis=0)
-        return np.concatenate([np.zeros((1, len(self.bonds))), passed])
-
-
-def flow_on_bonds(charges: ArrayLike, times: ArrayLike, index: ArrayLike, *, time_unit: str = "fs") -> ChargeFlow:
-    """The smallest flow along bonds that makes the charges change as they do.
-
-        f = B L⁺ dq/dt,   L = BᵀB,   B_ei = -1 at the first and +1 at the second atom of bond e:     Bᵀf = dq/dt
-
-    dq/dt is the difference between two frames over their distance in time, so that the flow, summed, transfers exactly the
-    charge that has moved.
-
-    Args:
-        charges: (L, N) e.
-        times: (L,) rising.
-        index: (B, 2) bonded atoms.
-        time_unit: of `times`.
-
-    Raises:
-        ValueError: shapes that do not fit, a bond named twice or of an atom with itself, fewer than two frames.
-
-    Source: discrete Hodge theory, e.g. Lim, SIAM Rev. 62, 685 (2020): a gradient flow has no part that runs around rings.
-    """
-    q, t = np.asarray(charges, dtype=np.float64), np.asarray(times, dtype=np.float64)
-    edges = np.sort(np.asarray(index, dtype=np.int64).reshape(-1, 2), axis=1)
-    n = q.shape[1] if q.ndim == 2 else 0
-    if q.ndim != 2 or t.shape != q.shape[:1] or len(t) < 2 or not (np.diff(t) > 0).all():
-        raise ValueError(f"charges must be (L, N) at two or more rising times (L,); got {q.shape} and {t.shape}.")
-    if len(edges) and not 0 <= edges.min() <= edges.max() < n:
-        raise ValueError(f"bonds name atom {int(edges.max())} or a negative one; atoms are 0 to {n - 1}.")
-    if (edges[:, 0] == edges[:, 1]).any() or len(np.unique(edges, axis=0)) != len(edges):
-        raise ValueError("bonds join two different atoms, and each stands once; charge cannot flow from an atom to itself.")
-    component = components(edges, n)
-    rates = np.diff(q, axis=0) / np.diff(t)[:, None]
-    sums = np.zeros((len(rates), int(component.max(initial=-1)) + 1))
-    np.add.at(sums.T, component, rates.T)
-    conserved = rates - (sums / np.bincount(component))[:, component]
-    incidence = np.zeros((len(edges), n))
-    incidence[np.arange(len(edges)), edges[:, 0]], incidence[np.arange(len(edges)), edges[:, 1]] = -1.0, 1.0
-    flow = conserved @ np.linalg.pinv(incidence.T @ incidence, hermitian=True) @ incidence.T
-    gap = np.abs(flow @ incidence - conserved).max(axis=1, initial=0.0)
-    unique = len(edges) == n - sums.shape[1]
-    middle, per = 0.5 * (t[1:] + t[:-1]), f"e/{time_unit}"
-    return ChargeFlow(edges, middle, np.diff(t), time_unit, flow, component, sums, gap, unique, units=per)
-
-
-def charge_flow(run: Run, index: ArrayLike | None = None, *, scale: float = BONDED) -> ChargeFlow:
-    """The flow of latent charge along the bonds of a run.
-
-    Args:
-        run: with charges.
-        index: (B, 2) bonded atoms; None takes those of the first and of the last frame together, which are joined to a ring
-            where a proton has moved from one heavy atom to another.
-        scale: atoms closer than this times the sum of their covalent radii are bonded.
-
-    Raises:
-        ValueError: charges were not recorded.
-    """
-    charges = run["charges"]
-    if index is None:
-        ends = [bonds(run.atoms(k), scale)[0] for k in (0, -1)]
-        both = np.unique(np.concatenate(ends), axis=0)
-        index = both[both[:, 0] < both[:, 1]]
-    return flow_on_bonds(charges[...], charges.times, index, time_unit=run.time_unit)

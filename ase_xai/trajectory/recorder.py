@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ase import Atoms, units
 
-from ase_xai.explainers.base import Explainer, explain
-from ase_xai.trajectory.recording import Recording, Sample, chosen, refuse_missing, results_of
-from ase_xai.trajectory.reducers import Reducer
+from ase_xai.explainers.base import explain
+from ase_xai.trajectory.recording import Recording, Sample, refuse_missing, results_of
 from ase_xai.trajectory.store import FileBusy, Source
 from ase_xai.trajectory.writer import RunWriter
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from ase_xai.trajectory.recording import Settings
 
 FLUSH_FRAMES, FLUSH_SECONDS = 128, 5.0
 CLOSE_PATIENCE = 10.0  # s that the last frames wait for a reader to let go of the file
@@ -23,8 +26,8 @@ CLOSE_PATIENCE = 10.0  # s that the last frames wait for a reader to let go of t
 class Recorder:
     """Writes frames of a run, with energy and charge of every atom, to an H5MD file that `open_run` reads.
 
-        with Recorder(atoms, "run.h5", dynamics=dyn) as recorder:
-            dyn.attach(recorder, interval=5)
+        with Recorder(atoms, "run.h5", dynamics=dyn, groups=groups, interval=5) as recorder:
+            dyn.attach(recorder)
             dyn.run(100_000)
 
     What a step has computed is copied from its calculator, never computed again; explainers are asked besides. Frames are
@@ -35,14 +38,14 @@ class Recorder:
         atoms: that the run moves, with any ASE calculator.
         path: of the file.
         dynamics: ASE's dynamics or optimizer, which knows step and time; without it calls are counted.
-        fields, explainers, groups, reducers: see `Recording`.
-        recording: these and further settings in one, instead.
+        interval: record every so many steps only, counted from step 0; `dyn.attach(recorder, interval=5)` does the same.
         resume: go on in an existing file behind its last step, or behind the step given; later ones are cut off. The
             dynamics goes on counting from there.
         overwrite: replace an existing file.
+        what: is recorded: `fields`, `explainers`, `groups`, `reducers`, `positions`, `notes`, see `Recording`.
 
     Raises:
-        ValueError: no calculator, a result that it does not have, or a file of another model, system or recording.
+        ValueError: no calculator, no such interval, a result that there is not, or a file of another model or recording.
         RecordingError: an existing file, or one that cannot be written. What was written is complete; the rest is kept.
     """
 
@@ -52,20 +55,20 @@ class Recorder:
         path: str | Path,
         *,
         dynamics: Any = None,
-        fields: Sequence[str] | None = None,
-        explainers: Mapping[str, Explainer | tuple[Explainer, int]] | None = None,
-        groups: Mapping[str, Sequence[int]] | None = None,
-        reducers: Sequence[Reducer] = (),
-        recording: Recording | None = None,
+        interval: int = 1,
         resume: bool | int = False,
         overwrite: bool = False,
+        **what: Unpack[Settings],
     ) -> None:
-        recording = chosen(recording, fields, explainers, groups, reducers)
+        recording = Recording.of(**what)
+        if isinstance(interval, bool) or not isinstance(interval, int) or interval < 1:
+            raise ValueError(f"interval is a number of steps, 1 or more, got {interval!r}. 5 records every fifth step.")
         if atoms.calc is None:
             raise ValueError("there is no calculator to record from. Set atoms.calc, e.g. to ase_xai.load('organic').")
         refuse_missing(recording, atoms.calc)
         resumes = resume is not False
-        self.atoms, self.dynamics, self._offset = atoms, dynamics, 0
+        self.atoms, self.dynamics, self.interval = atoms, dynamics, interval
+        self._offset, self._passed = 0, 0
         self.writer = RunWriter(Source(path=Path(path)), recording, overwrite=overwrite, resume=resumes)
         self._flushed, self._warned = time.monotonic(), False
         if resumes:
@@ -73,15 +76,20 @@ class Recorder:
             self._offset = step - (0 if dynamics is None else dynamics.nsteps)
 
     def __call__(self) -> None:
-        """Record the step at hand, unless it is recorded already, as the first one of a resumed run is."""
+        """Record the step at hand if it is its turn, and unless it is recorded already, as the first of a resumed run is."""
         last = self.writer.last_step
         if self.dynamics is None:
-            self.record(0 if last is None else last + 1)
+            step = (-1 if last is None else last) + 1 + self._passed
+            if step % self.interval:
+                self._passed += 1
+                return
+            self.record(step)
+            self._passed = 0
             return
         step, timestep = self._offset + self.dynamics.nsteps, getattr(self.dynamics, "dt", None)
         if step == last:
             self.writer.refuse_moved(self.atoms)
-        else:
+        elif step % self.interval == 0:
             self.record(step, None if timestep is None else step * timestep / units.fs)
 
     def record(self, step: int, time_fs: float | None = None, *, flush: bool = True) -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 from ase import Atoms
@@ -21,11 +21,25 @@ from ase_xai.trajectory.layout import (
 )
 from ase_xai.trajectory.reducers import Reducer, named
 
+if TYPE_CHECKING:
+    from typing import Unpack
+
 USUAL = ("energies", "charges", "dipole")
 PLAIN = frozenset({"numbers", "positions", "momenta", "tags"})  # arrays of which calculators see the first two only
 MOTION = ("velocities", "kinetic_energy")
 SUMMED = {"group_energies": "energies", "group_charges": "charges"}
 STORABLE = ("atom", "group", "element", "feature")
+
+
+class Settings(TypedDict, total=False):
+    """What `Recorder` and `annotate` pass on to `Recording`, for editors and type checkers."""
+
+    fields: Sequence[str] | None
+    explainers: Mapping[str, Explainer | tuple[Explainer, int]]
+    groups: Mapping[str, Sequence[int]]
+    reducers: Sequence[Reducer]
+    positions: bool
+    notes: Sequence[str]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +79,27 @@ class Recording:
                 raise ValueError(f"{name} is to be asked every {every!r} frames; give a positive integer.")
         named(self.reducers)
 
+    @classmethod
+    def of(cls, **settings: Unpack[Settings]) -> Recording:
+        """Made of what `Recorder` or `annotate` were given.
+
+        Raises:
+            TypeError: a setting that there is not.
+        """
+        unknown = settings.keys() - Settings.__annotations__.keys()
+        if unknown:
+            raise TypeError(
+                f"there is no setting {', '.join(sorted(unknown))}. What is recorded is set by "
+                f"{', '.join(Settings.__annotations__)}; see `Recording`."
+            )
+        return cls(**settings)
+
+    @property
+    def given(self) -> Settings:
+        """What it was made of: `Recorder(atoms, path, **recording.given)` keeps the same."""
+        made: Any = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        return made
+
     @cached_property
     def questions(self) -> dict[str, tuple[Explainer, int]]:
         """Explainers with their strides."""
@@ -102,25 +137,6 @@ class Recording:
     def due(self, frame: int) -> dict[str, Explainer]:
         """The explainers that are asked at the frame of this number."""
         return {name: explainer for name, (explainer, every) in self.questions.items() if frame % every == 0}
-
-
-def chosen(
-    recording: Recording | None,
-    fields: Sequence[str] | None,
-    explainers: Mapping[str, Explainer | tuple[Explainer, int]] | None,
-    groups: Mapping[str, Sequence[int]] | None,
-    reducers: Sequence[Reducer],
-) -> Recording:
-    """`recording`, or one made of the single settings.
-
-    Raises:
-        ValueError: both are given.
-    """
-    if recording is None:
-        return Recording(fields, explainers or {}, groups or {}, reducers)
-    if fields is not None or explainers or groups or reducers:
-        raise ValueError("what is recorded was given twice, in recording= and beside it. Put all of it into recording=.")
-    return recording
 
 
 @dataclass(frozen=True, eq=False)

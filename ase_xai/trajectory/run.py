@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     import pandas
     import xarray
 
+    from ase_xai.report.run_view import RunView
+
 __all__ = ["Field", "Run", "open_run"]
 
 
@@ -219,11 +221,30 @@ class Run:
 
         Args:
             path: of the file, which is overwritten.
-            settings: of `ase_xai.report.write_run_page`, in place of what `ase_xai.report.analyze` finds.
+            settings: `groups`, `probe`, `card` of `ase_xai.report.write_run_page`; `analyses` in place of what
+                `ase_xai.report.analyze` finds.
         """
         from ase_xai.report import analyze, write_run_page
 
-        return Path(write_run_page(self, path, **{**analyze(self, settings.get("groups")).found, **settings}))
+        if "analyses" not in settings:
+            settings["analyses"] = analyze(self, settings.get("groups"))
+        return write_run_page(self, path, **settings)
+
+    def view(self, *, height: int = 720, **settings: Any) -> RunView:
+        """The same page inside a notebook, as the last line of a cell; frames are left out evenly beyond 2.3 MB.
+
+        Args:
+            height: pixels.
+            settings: as of `report`.
+        """
+        from ase_xai.report import analyze
+        from ase_xai.report.run_page import run_page
+        from ase_xai.report.run_view import VIEW_BYTES, RunView
+
+        if "analyses" not in settings:
+            settings["analyses"] = analyze(self, settings.get("groups"))
+        title = f"{self.n_frames} frames of {Atoms(self.numbers).get_chemical_formula()}"
+        return RunView(run_page(self, max_bytes=VIEW_BYTES, **settings), height, title)
 
     def __repr__(self) -> str:
         return (

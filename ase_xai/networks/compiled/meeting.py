@@ -13,8 +13,7 @@ from ase_xai.networks.compiled.loops import compiled
 WORD = ir.IntType(64)
 
 
-@intrinsic
-def _read(context: Any, address: Any) -> Any:
+def _reading(context: Any, address: Any) -> Any:
     """The integer at an address, as the latest writer left it, and everything that was written before it."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -23,8 +22,7 @@ def _read(context: Any, address: Any) -> Any:
     return types.int64(types.intp), generate
 
 
-@intrinsic
-def _write(context: Any, address: Any, value: Any) -> Any:
+def _writing(context: Any, address: Any, value: Any) -> Any:
     """Leave an integer at an address, after everything that was written before."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -32,6 +30,10 @@ def _write(context: Any, address: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(types.intp, types.int64), generate
+
+
+_read: Any = intrinsic(_reading)
+_write: Any = intrinsic(_writing)
 
 
 @compiled

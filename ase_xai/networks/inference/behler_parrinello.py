@@ -46,9 +46,9 @@ class _Work:
             parts=[environment.sums() for _ in range(team.size)],
             gradients=environment.sums(),
             by_pair=np.zeros_like(environment.directions),
-            hidden=torch.empty(n, network.hidden[-1], dtype=network.dtype),
-            energies=torch.empty(n, 1, dtype=network.dtype),
-            charges=torch.empty(n, 1, dtype=network.dtype),
+            hidden=torch.empty(n, network.hidden[-1], dtype=network.dtype, device=network.device),
+            energies=torch.empty(n, 1, dtype=network.dtype, device=network.device),
+            charges=torch.empty(n, 1, dtype=network.dtype, device=network.device),
         )
 
 

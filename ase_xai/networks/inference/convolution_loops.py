@@ -26,15 +26,12 @@ class CompiledConvolution(Convolution):
     def placed(self, filters: Filters) -> PlacedFilters:
         if not isinstance(filters, FilterTable):
             return super().placed(filters)
-        n, dtype = len(self.pairs), filters.table.dtype
-        row, weights, slopes = (
-            torch.empty(n, dtype=torch.int64),
-            torch.empty(n, 4, dtype=dtype),
-            torch.empty(n, 4, dtype=dtype),
-        )
+        distances, table = self.pairs.distances, filters.table
+        row = torch.empty_like(distances, dtype=torch.int64)
+        weights, slopes = (torch.empty(len(distances), 4, dtype=table.dtype, device=table.device) for _ in range(2))
         arrays = row.numpy(), weights.numpy(), slopes.numpy()
-        place(self.pairs.distances.numpy(), filters.grid.spacing, PADDING - 1, filters.cutoff_function.cutoff, *arrays)
-        return PlacedTable(filters.table, row, weights, slopes)
+        place(distances.numpy(), filters.grid.spacing, PADDING - 1, filters.cutoff_function.cutoff, *arrays)
+        return PlacedTable(table, row, weights, slopes)
 
     def forward(self, layer: int, x: Any, y: Any, part: slice) -> None:
         filters = self.filters

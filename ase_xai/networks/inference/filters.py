@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ase_xai.networks.layers import CosineCutoff
 from ase_xai.networks.messages import HearsByDistance
-from ase_xai.networks.splines import SplineGrid, b_spline_slopes, b_splines
+from ase_xai.networks.splines import PADDING, SplineGrid, b_spline_slopes, b_splines
 
 KNOTS_PER_ANGSTROM = (200, 400, 800, 1600)
 """Tables tried in turn, until one is as good as `TOLERANCE`."""
@@ -157,17 +157,18 @@ class PlacedTable(PlacedFilters):
 @torch.no_grad()
 def _tabulated(network: HearsByDistance, grid: SplineGrid) -> tuple[Tensor, TableError]:
     """(T, K, F) coefficients in float64, and their deviation in the middle and near the quarters of intervals in turn."""
-    like = torch.zeros(0, dtype=torch.float64)
-    coefficients = grid.coefficients(network.filters(grid.knots(like)))
-    numbers = torch.arange(grid.n_intervals)
-    distances = grid.spacing * (numbers + torch.tensor([0.5, 0.21, 0.79], dtype=torch.float64)[numbers % 3])
-    row, u = grid.place(distances)
-    exact = values_and_slopes(network, distances)
+    like = torch.zeros(0, dtype=torch.float64, device="cpu")
+    knots = grid.knots(like)
+    coefficients = grid.coefficients(network.filters(knots))
+    inside = knots[PADDING : PADDING + grid.n_intervals]
+    inside = inside + grid.spacing * like.new_tensor([0.5, 0.21, 0.79]).repeat(len(inside) // 3 + 1)[: len(inside)]
+    row, u = grid.place(inside)
+    exact = values_and_slopes(network, inside)
     worst = []
     for weights, expected in zip((b_splines(u), b_spline_slopes(u) / grid.spacing), exact, strict=True):
-        deviation = torch.zeros(len(expected))
-        for layer, (rows, values) in enumerate(zip(coefficients, expected, strict=True)):
-            found = torch.einsum("pa,paf->pf", weights, rows[row[:, None] + torch.arange(4)])
-            deviation[layer] = (found - values).abs().max() / values.abs().max()
-        worst.append(float(deviation.max()))
+        deviations = []
+        for rows, values in zip(coefficients, expected, strict=True):
+            found = torch.einsum("pa,paf->pf", weights, rows[row[:, None] + torch.arange(4, device="cpu")])
+            deviations.append(float((found - values).abs().max() / values.abs().max()))
+        worst.append(max(deviations))
     return coefficients, TableError(*worst)

@@ -88,13 +88,33 @@ xai.charts = (() => {
     ];
   }
 
+  // Charge that has passed between groups along bonds, and along each bond of a chosen atom, away from that atom.
+  function flowLines({bonds, passed, pairs, gap}) {
+    const share = signs => Array.from({length: L}, (_, k) => signs.reduce((sum, [b, sign]) => sum + sign * passed[k * bonds.length + b], 0));
+    const look = state.atoms.length ? {width: 1, alpha: 0.45} : {width: 1.5, alpha: 1};
+    const between = pairs.map(pair => ({...pair, ...look, values: share(pair.signs)}));
+    const own = state.atoms.flatMap(atom => bonds.flatMap(([i, j], b) => {
+      if (i !== atom.index && j !== atom.index) return [];
+      const other = i === atom.index ? j : i;
+      return [{name: `${data.names[atom.index]} → ${data.names[other]}`, color: atom.color, values: share([[b, i === atom.index ? 1 : -1]])}];
+    }).map((line, place) => ({...line, dash: [[], [6, 3], [2, 2], [8, 3, 2, 3]][place % 4], width: 2, alpha: 1})));
+    return [...between, {name: "along no bond", color: "#8a9098", dash: [2, 2], width: 1, alpha: 1, values: Array.from(gap)}, ...own];
+  }
+
   const panels = [
     ...frames.map(panel => ({title: panel.title, units: panel.units, digits: panel.digits, at: null,
       lines: () => panel.series.map((one, i) => ({...one, width: 1.5, alpha: 1, values: Array.from(panel.columns[i], v => Number.isNaN(v) ? null : v)}))})),
     ...fields.map(field => ({title: field.title, units: field.units, field, lines: () => lines(field)})),
   ];
+  panels.at(-1).last = true;
+  if (data.chargeFlow) {
+    const flow = {...data.chargeFlow, passed: unpack(data.chargeFlow.passed), gap: unpack(data.chargeFlow.gap)};
+    panels.push({title: "charge passed since the start", units: "e", flow, fixed: true, last: true, home: "charge-flow-plot", lines: () => flowLines(flow)});
+    byId("charge-flow").hidden = false;
+    byId("charge-flow-note").textContent = flow.note;
+  }
 
-  function drawPanel(panel, index) {
+  function drawPanel(panel) {
     const shown = panel.lines(), box = panel.box.lastElementChild;
     if (panel.drawn) panel.drawn.plot.destroy();
     panel.shown = shown;
@@ -103,7 +123,7 @@ xai.charts = (() => {
       keyOf(line), ` ${line.name} `, panel.values[i])));
     const sparse = panel.field && panel.field.at.length < L;
     panel.drawn = timePlot(box, {
-      height: index === panels.length - 1 ? 150 : 132, axes: [xAxis(index === panels.length - 1 ? timeLabel : ""), yAxis({})],
+      height: panel.last ? 150 : 132, axes: [xAxis(panel.last ? timeLabel : ""), yAxis({})],
       series: [{}, ...shown.map(line => ({stroke: line.color, width: line.width, alpha: line.alpha, dash: line.dash, spanGaps: Boolean(sparse),
         points: {show: Boolean(sparse) || L < 40, size: 4}}))],
       hooks: {drawClear: [eventLines]},
@@ -123,7 +143,8 @@ xai.charts = (() => {
     panel.shown.forEach((line, i) => {
       let frame = state.frame;
       while (frame >= 0 && line.values[frame] === null) frame--;
-      panel.values[i].textContent = frame < 0 ? "–" : round(line.values[frame], panel.digits || 3);
+      const value = frame < 0 ? null : line.values[frame];
+      panel.values[i].textContent = value === null ? "–" : panel.fixed ? xai.minus((Math.round(1000 * value) / 1000 || 0).toFixed(3)) : round(value, panel.digits || 3);
     });
   }
 
@@ -133,14 +154,12 @@ xai.charts = (() => {
       panel.box = create("div", {className: "panel"},
         create("header", {}, create("h3", {}, label), create("p", {className: "values"})),
         create("div", {aria: {role: "img", label: `${label} over time; a click goes to that time`}}));
-      byId("panels").append(panel.box);
+      byId(panel.home || "panels").append(panel.box);
     });
   }
 
   // Of `some` panels, by default all.
-  function drawPanels(some = () => true) {
-    panels.forEach((panel, index) => some(panel) && drawPanel(panel, index));
-  }
+  const drawPanels = (some = () => true) => panels.forEach(panel => some(panel) && drawPanel(panel));
 
   // --- carpet -----------------------------------------------------------------------------------------------------------
 
@@ -148,7 +167,7 @@ xai.charts = (() => {
   order.forEach((atom, row) => { rowOf[atom] = row; });
   let carpet = null;
 
-  // Each pixel column is the mean over the frames that fall into it, or the nearest frame where none does.
+  // Each pixel column is the mean over the frames that fall into it, or the nearest frame; gray where no value is known.
   function paintCarpet(u) {
     const {ctx, bbox} = u, view = views[state.view], width = Math.max(1, Math.round(bbox.width)), rows = order.length;
     const image = new ImageData(width, rows), words = new Uint32Array(image.data.buffer);
@@ -165,9 +184,12 @@ xai.charts = (() => {
         let color;
         if (view.colors) color = view.colors[order[row]];
         else {
-          let sum = 0;
-          for (const k of found) sum += valueOf(view, k, order[row]);
-          color = xai.colorOf(view, sum / found.length);
+          let sum = 0, known = 0;
+          for (const k of found) {
+            const value = valueOf(view, k, order[row]);
+            if (!Number.isNaN(value)) { sum += value; known++; }
+          }
+          color = xai.colorOf(view, known ? sum / known : NaN);
         }
         words[row * width + x] = 0xff000000 | (color & 255) << 16 | color & 0xff00 | color >> 16;
       }
@@ -278,9 +300,9 @@ xai.charts = (() => {
     carpet.place();
   }
 
-  // Another choice of atoms or groups: only atomic fields have curves of them.
+  // Another choice of atoms or groups: atomic fields and bonds have curves of them.
   function selection() {
-    drawPanels(panel => panel.field);
+    drawPanels(panel => panel.field || panel.flow);
   }
 
   return {start, frame, selection, carpet: drawCarpet, keyOf, plots: () => panels.map(panel => panel.drawn.plot)};

@@ -113,13 +113,20 @@
 
   // --- colors -----------------------------------------------------------------------------------------------------------
 
+  // What gray means, where the quantity has gaps: anywhere in the run, or before it was first asked for.
+  function gray(view) {
+    let unknown = 0;
+    for (let i = 0; i < N; i++) if (Number.isNaN(valueOf(view, state.frame, i))) unknown++;
+    return unknown || view.gaps ? [[`not known, or not to be trusted: ${unknown} of ${N} atoms in this frame`, xai.GRAY]] : [];
+  }
+
   function drawLegend() {
     const probe = structure.probes.find(one => one.shown && one.frame === state.frame);
     const view = probe ? {...structure.probeScale, ...data.probeWords, title: probe.title} : views[state.view];
     byId("scale").hidden = Boolean(view.colors) || !view.colored;
     if (!view.colors) xai.drawScale(view);
     byId("bar").setAttribute("aria-label", `color scale of ${view.name}: ${round(view.low || 0)} to ${round(view.high || 0)}`);
-    byId("entries").replaceChildren(...(view.entries || []).map(([name, color]) => {
+    byId("entries").replaceChildren(...(probe ? [] : view.entries || gray(view)).map(([name, color]) => {
       const box = create("span", {className: "key"});
       Object.assign(box.style, {borderTopWidth: "10px", borderColor: css(color), width: "12px"});
       return create("li", {}, box, ` ${name}`);
