@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, ClassVar
@@ -15,12 +16,12 @@ from ase.calculators.calculator import InputError, all_changes
 from ase.outputs import Properties
 from numpy.typing import NDArray
 
-from ase_xai.calculator_base import BORN_CHARGES, MIN_DISTANCE, AtomisticCalculator, dipole_origin_point
+from ase_xai.calculator_base import BORN_CHARGES, AtomisticCalculator, dipole_origin_point
 from ase_xai.graph import AtomGraph
-from ase_xai.networks import BehlerParrinelloNetwork, Prediction, SchNetNetwork
+from ase_xai.networks import AtomwiseOutput, BehlerParrinelloNetwork, Prediction, SchNetNetwork
 from ase_xai.networks.inference.engine import Engine
-from ase_xai.networks.inference.team import cpu_threads
-from ase_xai.networks.response import born_charges
+from ase_xai.networks.response import DipoleResponse, dipole_response
+from ase_xai.refusals import refuse_overlap
 from ase_xai.skin import SkinList
 from ase_xai.weights import LoadedWeights, WeightsError, resolve
 
@@ -119,13 +120,11 @@ class NetworkCalculator(AtomisticCalculator):
     def describe(self) -> str:
         """Network, device, precision, kernels and neighbor list in words, with the reasons for the choices."""
         settings = ", ".join(f"{name} {value}" for name, value in self.network.settings().items() if name != "elements")
-        return "\n".join(
-            (
-                f"{self.model}: {self.card.architecture}, {settings}",
-                f"{self.parameters['dtype']} on {self.device}: {self.engine.describe()}",
-                f"neighbors: {self.neighbor_list.cutoff:g} Å and a skin of {self.neighbor_list.skin:g} Å, "
-                f"back end {self.neighbor_list.backend}",
-            )
+        pairs = self.neighbor_list
+        return (
+            f"{self.model}: {self.card.architecture}, {settings}\n"
+            f"{self.parameters['dtype']} on {self.device}: {self.engine.describe()}\n"
+            f"neighbors: {pairs.cutoff:g} Å and a skin of {pairs.skin:g} Å, back end {pairs.backend}"
         )
 
     @property
@@ -175,7 +174,23 @@ class NetworkCalculator(AtomisticCalculator):
         energies = self.network.energy.references
         return np.array([energies.get(int(z), 0.0) for z in atoms.numbers])
 
-    def _threads_for(self, atoms: Atoms) -> int:
+    def predict(self, graph: AtomGraph) -> Prediction:
+        """What the network says of a graph, with its derivatives, by the kernels of this calculator."""
+        with self._lock, torch.inference_mode(False):
+            return self.engine(graph, self._threads_for(graph.numbers))
+
+    def output(self, graph: AtomGraph) -> AtomwiseOutput:
+        """The same without derivatives, atom by atom."""
+        with self._lock, torch.inference_mode(False):
+            return self.engine.output(graph, self._threads_for(graph.numbers))
+
+    def dipole_response(self, graph: AtomGraph) -> DipoleResponse:
+        """Born charges of the atoms of a graph, see `ase_xai.networks.response.dipole_response`."""
+        with self._lock, torch.inference_mode(False):
+            flux = partial(self.engine.charge_flux, threads=self._threads_for(graph.numbers))
+            return dipole_response(self.network, graph, flux)
+
+    def _threads_for(self, atoms: Sized) -> int:
         return self.threads or (1 if len(atoms) < SMALL else torch.get_num_threads())
 
     def _evaluate_alone(self, atoms: Atoms, charge: float) -> dict[str, Any]:
@@ -184,8 +199,7 @@ class NetworkCalculator(AtomisticCalculator):
             return self._evaluate(atoms, charge)
 
     def _evaluate(self, atoms: Atoms, charge: float) -> dict[str, Any]:
-        graph = self.graph(atoms)
-        results = _as_results(self.engine(graph, self._threads_for(atoms)))
+        results = _as_results(self.predict(self.graph(atoms)))
         if "dipole" in results:
             results["dipole"] -= charge * dipole_origin_point(self.dipole_origin, atoms)
         return results
@@ -202,8 +216,7 @@ class NetworkCalculator(AtomisticCalculator):
             super().calculate(atoms, properties, system_changes)
             if BORN_CHARGES in (properties or ()):
                 assert self.atoms is not None
-                with cpu_threads(self._threads_for(self.atoms)), torch.inference_mode(False):
-                    self._born_charges = born_charges(self.network, self.graph(self.atoms)).cpu().numpy()
+                self._born_charges = self.dipole_response(self.graph(self.atoms)).total.cpu().numpy()
 
     def get_property(self, name: str, atoms: Atoms | None = None, allow_calculation: bool = True) -> Any:
         if name != BORN_CHARGES or name not in self.implemented_properties:
@@ -295,14 +308,3 @@ def _as_results(prediction: Prediction) -> dict[str, Any]:
     if prediction.charges is not None and prediction.dipole is not None:
         results.update(charges=array(prediction.charges), dipole=array(prediction.dipole[0]))
     return results
-
-
-def refuse_overlap(graph: AtomGraph) -> None:
-    squares = (graph.unique_vectors**2).sum(dim=1)
-    if len(squares) and float(squares.min()) < MIN_DISTANCE**2:
-        pair = int(squares.argmin())
-        i, j = int(graph.centers[pair]), int(graph.neighbors[pair])
-        distance = float(squares[pair]) ** 0.5
-        raise InputError(
-            f"atoms {i} and {j} are {distance:.3g} Å apart, less than {MIN_DISTANCE} Å. Look for duplicates or wrong units."
-        )

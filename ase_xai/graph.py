@@ -80,7 +80,7 @@ class AtomGraph:
         first, second = pairs.first, pairs.second
         if cutoff is not None:
             near = np.flatnonzero(np.einsum("ij,ij->i", vectors, vectors) < cutoff * cutoff)
-            first, second, vectors = first[near], second[near], vectors[near]
+            first, second, vectors = first.take(near), second.take(near), vectors.take(near, axis=0)
 
         def tensor(array: np.ndarray, dtype: torch.dtype) -> Tensor:
             return torch.as_tensor(array, dtype=dtype, device=device)
@@ -157,6 +157,8 @@ class AtomGraph:
 
     def sum_systems(self, values: Tensor) -> Tensor:
         """Sum of per-atom `values` (N, ...) over each system: (B, ...)."""
+        if self.n_systems == 1:
+            return values.sum(dim=0, keepdim=True)
         return values.new_zeros((self.n_systems, *values.shape[1:])).index_add(0, self.system, values)
 
     def with_vectors(self, vectors: Tensor) -> AtomGraph:
@@ -166,6 +168,8 @@ class AtomGraph:
 
 def stress_volume(atoms: Atoms) -> float:
     """Volume in Å^3 that a stress refers to; NaN when `atoms` has no periodic direction or no full cell."""
+    if not atoms.pbc.any():
+        return float("nan")
     volume = float(atoms.cell.volume)
     full = volume > 1e-6 * float(np.prod(atoms.cell.lengths()))  # rank counts dependent vectors as well
-    return volume if full and atoms.pbc.any() else float("nan")
+    return volume if full else float("nan")

@@ -56,7 +56,11 @@ class Pairs:
 
     def vectors(self, positions: np.ndarray, cell: np.ndarray) -> np.ndarray:
         """D = r_j + S·h - r_i, (P, 3) Å, for positions (N, 3) Å and cell vectors as the rows of cell (3, 3) Å."""
-        return positions.take(self.second, axis=0) - positions.take(self.first, axis=0) + self.shifts @ cell
+        vectors = positions.take(self.second, axis=0)
+        vectors -= positions.take(self.first, axis=0)
+        if cell.any():
+            vectors += self.shifts @ cell
+        return vectors
 
 
 def find_pairs(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, backend: str = "auto") -> Pairs:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import molecule
+from ase.io import write
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -113,6 +114,15 @@ def test_liquid_water_by_hydrogen_bonds(tmp_path: Path) -> None:
     assert "10 frames, 27 molecules" in out
     shares = [float(line.split("|")[2].strip(" %")) for line in out.splitlines() if line.startswith("| ") and "%" in line]
     assert sum(shares) == pytest.approx(100, abs=0.5)
+
+
+def test_molecules_relax_at_once_as_one_by_one(tmp_path: Path) -> None:
+    pytest.importorskip("torch_sim", reason="extra `torchsim`")
+    write(tmp_path / "ethanol.xyz", molecule("CH3CH2OH"))
+    out = run("relax_many.py", tmp_path, "3", "ethanol.xyz", faster=("FMAX, STEPS = 0.05", "FMAX, STEPS = 0.02"))
+    assert "3 × C2H6O" in out and "one by one" in out
+    assert float(out.split("at the same geometry:")[1].split()[0]) < 0.01  # meV, float32
+    assert float(out.split("after both relaxations:")[1].split()[0]) < 1.0 and "for 0 molecules" in out
 
 
 def test_any_trajectory_is_annotated(tmp_path: Path) -> None:

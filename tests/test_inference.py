@@ -28,6 +28,7 @@ from ase_xai.networks.inference.filters import ExactFilters, Filters, FilterTabl
 from ase_xai.networks.inference.pairs import PairList
 from ase_xai.networks.inference.schnet import SchNetEvaluator
 from ase_xai.networks.inference.team import Team
+from ase_xai.networks.response import dipole_response
 from ase_xai.networks.splines import SplineGrid, b_spline_slopes, b_splines
 from ase_xai.weights import resolve
 
@@ -82,6 +83,16 @@ def test_behler_parrinello_equals_automatic_differentiation(name: str) -> None:
     exact, single = predict(network, graph), copy.deepcopy(network).float()
     for fast, usual in zip(deviations(Engine(single)(graph), exact), deviations(predict(single, graph), exact), strict=True):
         assert fast < 1.5 * usual + 1e-5
+
+
+@pytest.mark.parametrize("name", [name for name in SCHNETS if "no-charges" not in name])
+def test_born_charges_equal_automatic_differentiation(name: str) -> None:
+    network = RANDOM_NETWORKS[name]().double()
+    systems = [shaken_molecule("CH3CH2OH"), Atoms("O"), shaken_molecule("CH3CONH2", seed=1)]
+    graph = AtomGraph.batch([AtomGraph.from_atoms(atoms, network.cutoff, total_charge=1.0) for atoms in systems])
+    fast, usual = dipole_response(network, graph, Engine(network).charge_flux), dipole_response(network, graph)
+    assert torch.allclose(fast.charge, usual.charge, rtol=0, atol=1e-12)
+    assert torch.allclose(fast.flux, usual.flux, rtol=0, atol=1e-12) and float(usual.flux.abs().max()) > 1e-3
 
 
 @pytest.mark.parametrize("kernels", CONVOLUTIONS)

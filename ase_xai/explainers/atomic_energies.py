@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from ase import Atoms
 
 from ase_xai.explainers.base import Explainable, answer
@@ -31,8 +30,7 @@ class AtomicEnergies:
 
     def __call__(self, calculator: Explainable, atoms: Atoms) -> Explanation:
         graph = calculator.checked_graph(atoms)
-        with torch.no_grad():
-            sums = add_up(graph, calculator.network(graph))
+        sums = add_up(graph, calculator.output(graph))
         values = sums.energies.cpu().numpy()
         raw = answer(
             calculator,

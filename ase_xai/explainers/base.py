@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from ase_xai.explainers.explanation import Explanation, refuse_mixing, same_array
 from ase_xai.graph import AtomGraph
-from ase_xai.networks.base import AtomisticNetwork
+from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput, Prediction
+from ase_xai.networks.response import DipoleResponse
 from ase_xai.statistics import TrainingStatistics
 from ase_xai.weights.format import ModelCard
 
@@ -31,6 +32,15 @@ class Explainable(Protocol):
 
     def checked_graph(self, atoms: Atoms) -> AtomGraph:
         """The graph of atoms that were checked as for an evaluation."""
+
+    def predict(self, graph: AtomGraph) -> Prediction:
+        """What the network says of a graph, with its derivatives, not differentiable any further."""
+
+    def output(self, graph: AtomGraph) -> AtomwiseOutput:
+        """The same without derivatives."""
+
+    def dipole_response(self, graph: AtomGraph) -> DipoleResponse:
+        """Born charges of the atoms of a graph."""
 
     def baselines(self, atoms: Atoms) -> dict[str, NDArray[np.float64]]:
         """(N,) reference energies in eV by name."""

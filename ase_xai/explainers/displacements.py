@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ase_xai.explainers.base import Explainable
 from ase_xai.explainers.subject import batches
-from ase_xai.networks.base import predict
 
 STEP = 0.005  # Å, of the finite differences of forces
 SLOWEST = 200.0  # cm⁻¹; slower modes are not harmonic
@@ -90,7 +89,7 @@ def energies_and_forces(
     """(n,) eV without references of the elements, and (n, N, 3) eV/Å, of systems of the same atoms."""
     energies, forces = [], []
     for graph in batches([calculator.checked_graph(system) for system in systems]):
-        prediction = predict(calculator.network, graph)
+        prediction = calculator.predict(graph)
         energies.append(graph.sum_systems(prediction.output.energies.double()))
         forces.append(prediction.forces.reshape(graph.n_systems, -1, 3))
     return torch.cat(energies).cpu().numpy(), torch.cat(forces).cpu().numpy()

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from ase_xai.explainers.base import Explainable, answer
 from ase_xai.explainers.explanation import Explanation, checked_groups
-from ase_xai.networks.base import predict
 from ase_xai.networks.rates import group_powers
 
 Groups = Mapping[str, Sequence[int]] | Sequence[tuple[str, Sequence[int]]]
@@ -50,7 +49,7 @@ class EnergyFlow:
             moving = torch.as_tensor(velocities, device=graph.positions.device)
             on_device = torch.as_tensor(member, device=moving.device)
             powers = group_powers(calculator.network, graph, moving, on_device, len(members)).cpu().numpy()
-            forces = predict(calculator.network, graph).forces.cpu().numpy()
+            forces = calculator.predict(graph).forces.cpu().numpy()
         return answer(
             calculator,
             atoms,

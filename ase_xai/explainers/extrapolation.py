@@ -113,7 +113,7 @@ def _over_usual_leverage(calculator: Explainable, graph: AtomGraph) -> NDArray[n
     target = "energy" if calculator.statistics is not None and calculator.statistics.energies is not None else "charge"
     head = head_statistics(calculator, target)
     with torch.no_grad():
-        rows = last_layer_rows(calculator, graph, calculator.network(graph), target)
+        rows = last_layer_rows(calculator, graph, calculator.output(graph), target)
     if rows is None:
         raise ValueError(f"{calculator.model} does not tell what its last layer gets, which rigidity needs.")
     usual = usual_leverage(calculator, graph, target)[:, 1]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from ase import Atoms
 from numpy.typing import NDArray
 
@@ -26,8 +25,7 @@ class AtomicFeatures:
 
     def __call__(self, calculator: Explainable, atoms: Atoms) -> Explanation:
         graph = calculator.checked_graph(atoms)
-        with torch.no_grad():
-            features = calculator.network(graph).features.double().cpu().numpy()
+        features = calculator.output(graph).features.double().cpu().numpy()
         return answer(
             calculator,
             atoms,

@@ -13,8 +13,9 @@ from torch import Tensor
 from ase_xai.explainers.base import Explainable, Explainer
 from ase_xai.explainers.extrapolation import Described
 from ase_xai.graph import AtomGraph
-from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput, Linearized
+from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput, Linearized, Prediction, predict
 from ase_xai.networks.layers import CosineCutoff
+from ase_xai.networks.response import DipoleResponse, dipole_response
 from ase_xai.statistics import TrainingStatistics
 from ase_xai.weights.format import ModelCard
 
@@ -108,6 +109,16 @@ class Substituted:
 
     def checked_graph(self, atoms: Atoms) -> AtomGraph:
         return self.calculator.checked_graph(atoms)
+
+    def predict(self, graph: AtomGraph) -> Prediction:
+        return predict(self.network, graph)
+
+    def output(self, graph: AtomGraph) -> AtomwiseOutput:
+        with torch.inference_mode(False), torch.no_grad():
+            return self.network(graph)  # type: ignore[no-any-return]
+
+    def dipole_response(self, graph: AtomGraph) -> DipoleResponse:
+        return dipole_response(self.network, graph)
 
     def baselines(self, atoms: Atoms) -> dict[str, NDArray[np.float64]]:
         return self.calculator.baselines(atoms)

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from ase_xai.explainers.base import Explainable, answer
 from ase_xai.explainers.explanation import Explanation
 from ase_xai.explainers.response import response_graph
-from ase_xai.networks.base import predict
-from ase_xai.networks.response import born_charges, hessian
+from ase_xai.networks.response import hessian
 
 KM_PER_MOL = 42.255
 """Infrared intensity in km/mol per (D/Å)²/amu, as in ASE. Source: Porezag, Pederson, Phys. Rev. B 54, 7830 (1996)."""
@@ -45,9 +44,9 @@ class HarmonicInfrared:
 
     def __call__(self, calculator: Explainable, atoms: Atoms) -> Explanation:
         graph = response_graph(calculator, atoms)
-        force = float(predict(calculator.network, graph).forces.norm(dim=1).max())
+        force = float(calculator.predict(graph).forces.norm(dim=1).max())
         wavenumbers, modes = harmonic_modes(hessian(calculator.network, graph).cpu().numpy(), atoms.get_masses())
-        tensors = born_charges(calculator.network, graph).cpu().numpy() / units.Debye  # D/Å
+        tensors = calculator.dipole_response(graph).total.cpu().numpy() / units.Debye  # D/Å
         parts = np.einsum("iab,kib->kia", tensors, modes)  # (3N, N, 3)
         whole = parts.sum(axis=1)
         shares = np.einsum("kia,ka->ki", parts, whole)

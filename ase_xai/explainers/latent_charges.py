@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from ase import Atoms
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
@@ -29,8 +28,7 @@ class LatentCharges:
 
     def __call__(self, calculator: Explainable, atoms: Atoms) -> Explanation:
         graph = calculator.checked_graph(atoms)
-        with torch.no_grad():
-            output = calculator.network(graph)
+        output = calculator.output(graph)
         if output.charges is None:
             raise ValueError(f"{calculator.model} has no charges: it was trained without dipoles. Use other weights.")
         charges = output.charges.cpu().numpy()

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from ase_xai.explainers.base import Explainable, answer
 from ase_xai.explainers.explanation import Explanation
-from ase_xai.networks.base import predict
 
 COMPONENTS = ("vector", "radial")
 
@@ -42,7 +41,7 @@ class PairForces:
             raise ValueError(f"component must be one of {', '.join(COMPONENTS)}, got {self.component!r}.")
         with torch.inference_mode(False):
             graph = calculator.checked_graph(atoms)
-            prediction = predict(calculator.network, graph)
+            prediction = calculator.predict(graph)
         ends = np.stack([graph.centers.cpu().numpy(), graph.neighbors.cpu().numpy()], axis=1)  # (E, 2)
         vectors, gradients = graph.vectors.cpu().numpy(), prediction.pair_gradients.cpu().numpy()
         index, row = np.unique(np.sort(ends, axis=1), axis=0, return_inverse=True)

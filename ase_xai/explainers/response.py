@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from ase_xai.explainers.base import Explainable, answer
 from ase_xai.explainers.explanation import Explanation
 from ase_xai.graph import AtomGraph
-from ase_xai.networks.response import dipole_response
 
 PARTS = ("total", "charge", "flux")
 ORIGINS = ("fixed", "centroid", "center_of_mass")
@@ -47,7 +46,7 @@ class BornCharges:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
         graph = response_graph(calculator, atoms)
-        response = dipole_response(calculator.network, graph)
+        response = calculator.dipole_response(graph)
         values = getattr(response, self.part).cpu().numpy()
         charge = float(graph.total_charge[0])
         if self.origin != "fixed" and self.part != "flux":

@@ -157,7 +157,7 @@ def usual_leverage(calculator: Explainable, graph: AtomGraph, target: str) -> Te
 def _required(calculator: Explainable, graph: AtomGraph, target: str) -> tuple[HeadStatistics, Tensor]:
     statistics = head_statistics(calculator, target)
     with torch.no_grad():
-        rows = last_layer_rows(calculator, graph, calculator.network(graph), target)
+        rows = last_layer_rows(calculator, graph, calculator.output(graph), target)
     if rows is None:
         raise ValueError(
             f"{calculator.model} does not tell what its last layer gets, which rigidity needs. Let the network give "

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from ase_xai.graph import AtomGraph
 from ase_xai.networks.heads import AtomicEnergy, conserve_charge
@@ -82,6 +83,19 @@ any arrangement, and the index (n,) that each of its atoms has in the original, 
 other: (n,) energies in eV, scale included, shift, biases and references not."""
 
 
+class Undrawn(TorchFunctionMode):
+    """Within it tensors are not filled with random numbers: for skeletons on the meta device, which hold none.
+
+    PyTorch would load its Python operators for that, which takes seconds.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        arguments = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else arguments["tensor"]
+        return args[0] if func in (Tensor.normal_, Tensor.uniform_) else func(*args, **arguments)
+
+
 class AtomisticNetwork(nn.Module, ABC):
     """A network that predicts energies and charges atom by atom from an `AtomGraph`.
 
@@ -117,9 +131,8 @@ class AtomisticNetwork(nn.Module, ABC):
         self.elements = elements
         self.cutoff = float(cutoff)
         self.energy = AtomicEnergy()
-        index = torch.full((119,), -1, dtype=torch.int64)
-        index[list(elements)] = torch.arange(len(elements))
-        self.register_buffer("_element_index", index, persistent=False)
+        index = [elements.index(z) if z in elements else -1 for z in range(119)]
+        self.register_buffer("_element_index", torch.tensor(index), persistent=False)
 
     @abstractmethod
     def forward(self, graph: AtomGraph) -> AtomwiseOutput:
@@ -266,13 +279,15 @@ def _pair_gradients(energy: Tensor, vectors: Tensor, create_graph: bool) -> Tens
 
 def stress_of(graph: AtomGraph, centers: Tensor, vectors: Tensor, gradients: Tensor) -> Tensor:
     """(B, 6) σ in eV/Å^3 from pairs with these centers (P,), vectors (P, 3) in Å and ∂E/∂D (P, 3) in eV/Å."""
-    a, b = zip(*VOIGT, strict=True)
+    vectors = vectors.to(gradients.dtype)
     if graph.n_systems == 1:
-        total = vectors.to(gradients.dtype).T @ gradients
-        per_system = 0.5 * (total[a, b] + total[b, a])[None]
+        virial = (vectors.T @ gradients)[None]
     else:
-        virial = 0.5 * (vectors[:, a] * gradients[:, b] + vectors[:, b] * gradients[:, a])
-        per_system = virial.new_zeros((graph.n_systems, 6)).index_add(0, graph.system[centers], virial)
+        products = (vectors[:, :, None] * gradients[:, None, :]).flatten(1)
+        summed = products.new_zeros((graph.n_systems, 9)).index_add(0, graph.system[centers], products)
+        virial = summed.unflatten(1, (3, 3))
+    symmetric = 0.5 * (virial + virial.mT)
+    per_system = torch.stack([symmetric[:, a, b] for a, b in VOIGT], dim=1)
     has_volume = torch.isfinite(graph.volume)[:, None]
     volume = torch.where(has_volume, graph.volume[:, None], 1.0)  # a NaN here would reach the gradients of the other systems
     return torch.where(has_volume, per_system / volume, float("nan"))

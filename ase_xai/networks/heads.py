@@ -62,6 +62,8 @@ def conserve_charge(readout: Tensor, graph: AtomGraph) -> Tensor:
         graph: gives each atom's system and each system's total charge.
     """
     latent = readout.double()
+    missing = graph.total_charge.double() - graph.sum_systems(latent)
+    if graph.n_systems == 1:
+        return latent + missing / len(latent)
     counts = graph.sum_systems(torch.ones_like(latent))
-    excess = (graph.total_charge.double() - graph.sum_systems(latent)) / counts
-    return latent + excess[graph.system]
+    return latent + (missing / counts)[graph.system]

@@ -34,12 +34,31 @@ class DipoleResponse:
         return self.charge + self.flux
 
 
-def born_charges(network: AtomisticNetwork, graph: AtomGraph) -> Tensor:
+def born_charges(network: AtomisticNetwork, graph: AtomGraph, flux: Flux | None = None) -> Tensor:
     """(N, 3, 3) Born charges Z*_{i,ab} = ∂μ_a/∂r_ib in e, see `dipole_response`."""
-    return dipole_response(network, graph).total
+    return dipole_response(network, graph, flux).total
 
 
-def dipole_response(network: AtomisticNetwork, graph: AtomGraph) -> DipoleResponse:
+def charge_flux(network: AtomisticNetwork, graph: AtomGraph, weights: Tensor) -> tuple[AtomwiseOutput, Tensor]:
+    """What the atoms say, and (A, N, 3) ∂(Σ_i w_ai q_i)/∂r in the units of w times e/Å, from A backward passes.
+
+    Args:
+        network: one with charges.
+        graph: one system or a batch.
+        weights: (A, N), of mean zero over each system, so that what conserves the charge drops out.
+    """
+    with differentiating(graph):
+        shift = torch.zeros_like(graph.positions).requires_grad_()
+        output = network(displaced(graph, shift))
+        assert output.charges is not None
+        return output, torch.stack([gradient(moment, shift, keep=True) for moment in weights @ output.charges])
+
+
+Flux = Callable[[AtomGraph, Tensor], tuple[AtomwiseOutput, Tensor]]
+"""`charge_flux` of a network, however it is computed."""
+
+
+def dipole_response(network: AtomisticNetwork, graph: AtomGraph, flux: Flux | None = None) -> DipoleResponse:
     """Born charges of open systems, from one forward and three backward passes whatever the number of atoms.
 
     Their sum over a system is its total charge times the unit matrix: the origin is fixed and does not follow the atoms.
@@ -48,20 +67,19 @@ def dipole_response(network: AtomisticNetwork, graph: AtomGraph) -> DipoleRespon
         network: one with charges.
         graph: one system or a batch. The caller makes sure that none is periodic: the dipole of charge that flows through a
             periodic system depends on the choice of images.
+        flux: kernels for `charge_flux`; None differentiates automatically.
 
     Raises:
         ValueError: the network has no charges.
     """
     if not network.has_charges:
         raise ValueError("Born charges need charges, and this network was trained without dipoles. Use other weights.")
-    with differentiating(graph):
-        shift = torch.zeros_like(graph.positions).requires_grad_()
-        charges = network(displaced(graph, shift)).charges
-        assert charges is not None
-        moments = _about_centroid(graph).T @ charges  # (3,), summed over systems that do not know each other
-        rows = [gradient(moment, shift, keep=True) for moment in moments]
+    weights = _about_centroid(graph).T  # (3, N); systems do not know each other, so their moments can be summed
+    output, rows = charge_flux(network, graph, weights) if flux is None else flux(graph, weights)
+    charges = output.charges
+    assert charges is not None
     identity = torch.eye(3, dtype=charges.dtype, device=charges.device)
-    return DipoleResponse(charge=charges.detach()[:, None, None] * identity, flux=torch.stack(rows, dim=1))
+    return DipoleResponse(charge=charges.detach()[:, None, None] * identity, flux=rows.transpose(0, 1))
 
 
 def hessian(network: AtomisticNetwork, graph: AtomGraph) -> Tensor:

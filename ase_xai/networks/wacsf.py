@@ -66,10 +66,8 @@ class SymmetryFunctions(nn.Module):
         self.exponents = [e for p in range(max(self.zetas) + 1) for e in _exponents(p)]
         self.weighted = elements is None
         self.n_channels = len(elements) if elements is not None else 1
-        channels = torch.zeros(119, dtype=torch.int64)
-        if elements is not None:
-            channels[list(elements)] = torch.arange(self.n_channels)
-        self.register_buffer("channel_of", channels, persistent=False)
+        channels = [0 if elements is None or z not in elements else list(elements).index(z) for z in range(119)]
+        self.register_buffer("channel_of", torch.tensor(channels), persistent=False)
 
     @property
     def channel_pairs(self) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from ase_xai.files import sealed, unsealed, write_atomically
 from ase_xai.networks import NETWORKS, AtomisticNetwork
+from ase_xai.networks.base import Undrawn
 from ase_xai.statistics import PREFIX, TrainingStatistics
 
 FORMAT_VERSION = 1
@@ -83,14 +85,18 @@ class ModelCard:
         )
 
     def build(self, device: str = "cpu") -> AtomisticNetwork:
-        """An untrained float32 network of this architecture, with the card's energy scale and references."""
+        """An untrained float32 network of this architecture, with the card's energy scale and references.
+
+        On the device "meta" it has shapes and no numbers.
+        """
         if self.architecture not in NETWORKS:
             raise WeightsError(
                 f"unknown architecture {self.architecture!r}; known are {sorted(NETWORKS)}. If it is your own, first "
                 "import the module that adds it to ase_xai.networks.NETWORKS."
             )
         # Initial weights are drawn and soon replaced: the caller's seed stays, and the caller's contexts have no say.
-        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.device(device):
+        drawing = Undrawn() if device == "meta" else nullcontext()
+        with torch.random.fork_rng(devices=[]), torch.inference_mode(False), drawing, torch.device(device):
             network = NETWORKS[self.architecture](**self.settings).float()
         network.energy.scale, network.energy.shift = self.scale, self.shift
         network.energy.references = {atomic_numbers[symbol]: e for symbol, e in self.references.items()}

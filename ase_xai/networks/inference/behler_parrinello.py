@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ase_xai.graph import AtomGraph
-from ase_xai.networks.base import Prediction
+from ase_xai.networks.base import AtomwiseOutput, Prediction
 from ase_xai.networks.behler_parrinello import BehlerParrinelloNetwork
 from ase_xai.networks.compiled.autograd import array
 from ase_xai.networks.compiled.density import Environment
@@ -18,6 +18,7 @@ from ase_xai.networks.compiled.density_loops import density, density_gradient, m
 from ase_xai.networks.inference.dense import linear, ssp_and_slope
 from ase_xai.networks.inference.pairs import PairList
 from ase_xai.networks.inference.team import Team
+from ase_xai.networks.response import charge_flux
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +72,26 @@ class BehlerParrinelloEvaluator:
 
     @torch.no_grad()
     def __call__(self, graph: AtomGraph, team: Team) -> Prediction:
-        network, pairs = self.network, PairList.of(graph)
+        output, work = self._evaluated(graph, team, derivatives=True)
+        return PairList.of(graph).prediction(graph, output, torch.from_numpy(work.by_pair).double())
+
+    @torch.no_grad()
+    def output(self, graph: AtomGraph, team: Team) -> AtomwiseOutput:
+        return self._evaluated(graph, team, derivatives=False)[0]
+
+    def charge_flux(self, graph: AtomGraph, weights: Tensor, team: Team) -> tuple[AtomwiseOutput, Tensor]:
+        return charge_flux(self.network, graph, weights)
+
+    def _evaluated(self, graph: AtomGraph, team: Team, *, derivatives: bool) -> tuple[AtomwiseOutput, _Work]:
+        """What the atoms say, and ∂E/∂D in the work if it is asked for."""
+        network = self.network
         environment = Environment.of(network.descriptor, graph, network.dtype)
         work = _Work.of(environment, network, team)
         element = network.element_index(graph.numbers)
 
         def part(rank: int) -> None:
             with torch.no_grad():
-                self._part(rank, team, environment, work, element)
+                self._part(rank, team, environment, work, element, derivatives)
 
         team.run(part)
         charges = work.charges if network.has_charges else None
@@ -90,9 +103,11 @@ class BehlerParrinelloEvaluator:
             energy_inputs=work.hidden,
             charge_inputs=None if charges is None else work.hidden,
         )
-        return pairs.prediction(graph, output, torch.from_numpy(work.by_pair).double())
+        return output, work
 
-    def _part(self, rank: int, team: Team, environment: Environment, work: _Work, element: Tensor) -> None:
+    def _part(
+        self, rank: int, team: Team, environment: Environment, work: _Work, element: Tensor, derivatives: bool
+    ) -> None:
         """One member's part: its pairs in the sums over neighbors, its atoms in everything else."""
         own, share = team.share(len(element), rank), team.share(len(environment.first), rank)
         mine = environment.part(share)
@@ -103,6 +118,8 @@ class BehlerParrinelloEvaluator:
         multiply(moments, diagonal, *environment.products, invariants)
         functions = self.network.descriptor.combined(torch.from_numpy(radial), torch.from_numpy(invariants))
         by_functions = self._networks(functions, element[own], work, own)
+        if not derivatives:
+            return
         by_radial, by_invariants = self.network.descriptor.divided(by_functions)
         work.gradients[0][own] = by_radial.numpy()
         multiply_gradient(

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from ase_xai.networks.compiled.loops import compiled
 from ase_xai.networks.inference.convolution import Convolution
 from ase_xai.networks.inference.filters import Filters, FilterTable, PlacedFilters, PlacedTable
+from ase_xai.networks.inference.pairs import PairList
 from ase_xai.networks.splines import PADDING
 
 
@@ -23,6 +25,11 @@ class CompiledConvolution(Convolution):
 
     title = "loops compiled by Numba"
 
+    def __init__(self, pairs: PairList, filters: Filters) -> None:
+        self._ends = pairs.first.numpy(), pairs.second.numpy()
+        self._table: tuple[Any, ...] | None = None
+        super().__init__(pairs, filters)
+
     def placed(self, filters: Filters) -> PlacedFilters:
         if not isinstance(filters, FilterTable):
             return super().placed(filters)
@@ -31,28 +38,30 @@ class CompiledConvolution(Convolution):
         weights, slopes = (torch.empty(len(distances), 4, dtype=table.dtype, device=table.device) for _ in range(2))
         arrays = row.numpy(), weights.numpy(), slopes.numpy()
         place(distances.numpy(), filters.grid.spacing, PADDING - 1, filters.cutoff_function.cutoff, *arrays)
+        self._table = *arrays, table.numpy()
         return PlacedTable(table, row, weights, slopes)
 
-    def forward(self, layer: int, x: Any, y: Any, part: slice) -> None:
-        filters = self.filters
-        first, second = self.pairs.first.numpy(), self.pairs.second.numpy()
-        if isinstance(filters, PlacedTable):
-            table = filters.row.numpy(), filters.weights.numpy(), filters.table[layer].numpy()
-            _tabulated(x.shape[1])[0](part.start, part.stop, first, second, *table, x.numpy(), y.numpy())
+    def forward(self, layer: int, x: Tensor, y: Tensor, part: slice) -> None:
+        first, second = self._ends
+        arrays = x.numpy(), y.numpy()
+        if self._table is not None:
+            row, weights, _, table = self._table
+            _tabulated_forward(x.shape[1])(part.start, part.stop, first, second, row, weights, table[layer], *arrays)
             return
         for block, values, _ in self.blocks(layer, part):
-            _rows(x.shape[1])[0](first[block], second[block], values.numpy(), x.numpy(), y.numpy())
+            _rows(x.shape[1])[0](first[block], second[block], values.numpy(), *arrays)
 
-    def backward(self, layer: int, x: Any, g: Any, gx: Any, slopes: Any, part: slice) -> None:
-        filters, arrays = self.filters, (x.numpy(), g.numpy(), gx.numpy())
-        first, second = self.pairs.first.numpy(), self.pairs.second.numpy()
-        if isinstance(filters, PlacedTable):
-            table = filters.row.numpy(), filters.weights.numpy(), filters.slopes.numpy(), filters.table[layer].numpy()
-            _tabulated(x.shape[1])[1](part.start, part.stop, first, second, *table, *arrays, slopes.numpy())
+    def backward(self, layer: int, x: Tensor, g: Tensor, gx: Tensor, slopes: Tensor, part: slice) -> None:
+        first, second = self._ends
+        arrays, along = (x.numpy(), g.numpy(), gx.numpy()), slopes.numpy()
+        if self._table is not None:
+            row, weights, changes, table = self._table
+            filters = row, weights, changes, table[layer]
+            _tabulated_backward(x.shape[1])(part.start, part.stop, first, second, *filters, *arrays, along)
             return
         for block, values, derivatives in self.blocks(layer, part):
             rows = values.numpy(), derivatives.numpy()
-            _rows(x.shape[1])[1](first[block], second[block], *rows, *arrays, slopes.numpy()[block])
+            _rows(x.shape[1])[1](first[block], second[block], *rows, *arrays, along[block])
 
 
 @compiled
@@ -74,46 +83,36 @@ def place(distances: Any, spacing: Any, offset: Any, cutoff: Any, row: Any, weig
 
 
 @cache
-def _pieces(n_features: int) -> tuple[Callable[..., Any], ...]:
-    """What all loops over pairs do with the F features of one pair."""
+def _tabulated_forward(n_features: int) -> Callable[..., None]:
+    """Forward with filters interpolated in the loop.
+
+    The number of features is all that this function takes from outside: compiled code that refers to other compiled code
+    in such a place would be compiled anew in every process.
+    """
     F = n_features
-
-    @compiled
-    def interpolate(weights: Any, table: Any, k: Any, row: Any) -> None:
-        a, b, c, d = weights[0], weights[1], weights[2], weights[3]
-        t0, t1, t2, t3 = table[k], table[k + 1], table[k + 2], table[k + 3]
-        for f in range(F):
-            row[f] = a * t0[f] + b * t1[f] + c * t2[f] + d * t3[f]
-
-    @compiled
-    def add(row: Any, x: Any, y: Any) -> None:
-        for f in range(F):
-            y[f] += row[f] * x[f]
-
-    @compiled
-    def product(slope: Any, xi: Any, xj: Any, gi: Any, gj: Any) -> Any:
-        total = slope.dtype.type(0)
-        for f in range(F):
-            total += slope[f] * (xj[f] * gi[f] + xi[f] * gj[f])
-        return total
-
-    return interpolate, add, product
-
-
-@cache
-def _tabulated(n_features: int) -> tuple[Callable[..., None], Callable[..., None]]:
-    """Forward and backward with filters interpolated in the loop."""
-    F = n_features
-    interpolate, add, product = _pieces(F)
 
     @compiled
     def forward(start: Any, stop: Any, first: Any, second: Any, knot: Any, w: Any, table: Any, x: Any, y: Any) -> None:
         row = np.empty(F, x.dtype)
         for p in range(start, stop):
-            i, j = first[p], second[p]
-            interpolate(w[p], table, knot[p], row)
-            add(row, x[j], y[i])
-            add(row, x[i], y[j])
+            i, j, k = first[p], second[p], knot[p]
+            a, b, c, d = w[p, 0], w[p, 1], w[p, 2], w[p, 3]
+            t0, t1, t2, t3 = table[k], table[k + 1], table[k + 2], table[k + 3]
+            xi, xj, yi, yj = x[i], x[j], y[i], y[j]
+            for f in range(F):
+                row[f] = a * t0[f] + b * t1[f] + c * t2[f] + d * t3[f]
+            for f in range(F):
+                yi[f] += row[f] * xj[f]
+            for f in range(F):
+                yj[f] += row[f] * xi[f]
+
+    return forward
+
+
+@cache
+def _tabulated_backward(n_features: int) -> Callable[..., None]:
+    """Backward with filters and their slopes interpolated in the loop."""
+    F = n_features
 
     @compiled
     def backward(
@@ -130,36 +129,56 @@ def _tabulated(n_features: int) -> tuple[Callable[..., None], Callable[..., None
         gx: Any,
         slopes: Any,
     ) -> None:
-        row, slope = np.empty(F, x.dtype), np.empty(F, x.dtype)
+        row = np.empty(F, x.dtype)
         for p in range(start, stop):
-            i, j = first[p], second[p]
-            interpolate(w[p], table, knot[p], row)
-            interpolate(s[p], table, knot[p], slope)
-            add(row, g[j], gx[i])
-            add(row, g[i], gx[j])
-            slopes[p] += product(slope, x[i], x[j], g[i], g[j])
+            i, j, k = first[p], second[p], knot[p]
+            a, b, c, d = w[p, 0], w[p, 1], w[p, 2], w[p, 3]
+            sa, sb, sc, sd = s[p, 0], s[p, 1], s[p, 2], s[p, 3]
+            t0, t1, t2, t3 = table[k], table[k + 1], table[k + 2], table[k + 3]
+            xi, xj, gi, gj, gxi, gxj = x[i], x[j], g[i], g[j], gx[i], gx[j]
+            for f in range(F):
+                row[f] = a * t0[f] + b * t1[f] + c * t2[f] + d * t3[f]
+            for f in range(F):
+                gxi[f] += row[f] * gj[f]
+            for f in range(F):
+                gxj[f] += row[f] * gi[f]
+            total = x.dtype.type(0)
+            for f in range(F):
+                slope = sa * t0[f] + sb * t1[f] + sc * t2[f] + sd * t3[f]
+                total += slope * (xj[f] * gi[f] + xi[f] * gj[f])
+            slopes[p] += total
 
-    return forward, backward
+    return backward
 
 
 @cache
 def _rows(n_features: int) -> tuple[Callable[..., None], Callable[..., None]]:
     """Forward and backward with given filters."""
-    _, add, product = _pieces(n_features)
+    F = n_features
 
     @compiled
     def forward(first: Any, second: Any, values: Any, x: Any, y: Any) -> None:
         for p in range(len(first)):
             i, j = first[p], second[p]
-            add(values[p], x[j], y[i])
-            add(values[p], x[i], y[j])
+            row, xi, xj, yi, yj = values[p], x[i], x[j], y[i], y[j]
+            for f in range(F):
+                yi[f] += row[f] * xj[f]
+            for f in range(F):
+                yj[f] += row[f] * xi[f]
 
     @compiled
     def backward(first: Any, second: Any, values: Any, derivatives: Any, x: Any, g: Any, gx: Any, slopes: Any) -> None:
         for p in range(len(first)):
             i, j = first[p], second[p]
-            add(values[p], g[j], gx[i])
-            add(values[p], g[i], gx[j])
-            slopes[p] += product(derivatives[p], x[i], x[j], g[i], g[j])
+            row, slope = values[p], derivatives[p]
+            xi, xj, gi, gj, gxi, gxj = x[i], x[j], g[i], g[j], gx[i], gx[j]
+            for f in range(F):
+                gxi[f] += row[f] * gj[f]
+            for f in range(F):
+                gxj[f] += row[f] * gi[f]
+            total = x.dtype.type(0)
+            for f in range(F):
+                total += slope[f] * (xj[f] * gi[f] + xi[f] * gj[f])
+            slopes[p] += total
 
     return forward, backward

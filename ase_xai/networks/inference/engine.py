@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any, Protocol
 
@@ -13,9 +15,10 @@ from torch import Tensor, nn
 
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import compiled
-from ase_xai.networks.base import AtomisticNetwork, Prediction, predict
+from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput, Prediction, Undrawn, predict
 from ase_xai.networks.behler_parrinello import BehlerParrinelloNetwork
 from ase_xai.networks.inference.team import Team, cpu_threads, team_of
+from ase_xai.networks.response import charge_flux
 from ase_xai.networks.schnet import SchNetNetwork
 
 logger = logging.getLogger("ase_xai")
@@ -27,6 +30,12 @@ class Evaluator(Protocol):
     """`predict` for one network whose weights do not change meanwhile."""
 
     def __call__(self, graph: AtomGraph, team: Team) -> Prediction: ...
+
+    def output(self, graph: AtomGraph, team: Team) -> AtomwiseOutput:
+        """What the atoms say, without derivatives."""
+
+    def charge_flux(self, graph: AtomGraph, weights: Tensor, team: Team) -> tuple[AtomwiseOutput, Tensor]:
+        """See `ase_xai.networks.response.charge_flux`."""
 
     def describe(self) -> str:
         """One line for people."""
@@ -45,6 +54,13 @@ class Reference:
 
     def __call__(self, graph: AtomGraph, team: Team) -> Prediction:
         return predict(self.network, graph)
+
+    def output(self, graph: AtomGraph, team: Team) -> AtomwiseOutput:
+        with torch.inference_mode(False), torch.no_grad():
+            return self.network(graph)  # type: ignore[no-any-return]
+
+    def charge_flux(self, graph: AtomGraph, weights: Tensor, team: Team) -> tuple[AtomwiseOutput, Tensor]:
+        return charge_flux(self.network, graph, weights)
 
     def describe(self) -> str:
         return f"PyTorch with automatic differentiation ({self.reason})"
@@ -80,12 +96,33 @@ class Engine:
 
     def __call__(self, graph: AtomGraph, threads: int = 1) -> Prediction:
         """The prediction for `graph`, by `threads` CPU threads."""
-        evaluator = self.evaluator
-        if isinstance(evaluator, Reference) or not graph.mirrored:
-            with cpu_threads(threads):
-                return predict(self.network, graph)
-        with team_of(threads) as team:
+        with self._ready(graph, threads) as (evaluator, team):
             return evaluator(graph, team)
+
+    def output(self, graph: AtomGraph, threads: int = 1) -> AtomwiseOutput:
+        """What the atoms of `graph` say, without derivatives and not differentiable."""
+        with self._ready(graph, threads) as (evaluator, team):
+            return evaluator.output(graph, team)
+
+    def charge_flux(self, graph: AtomGraph, weights: Tensor, threads: int = 1) -> tuple[AtomwiseOutput, Tensor]:
+        """See `ase_xai.networks.response.charge_flux`."""
+        with self._ready(graph, threads) as (evaluator, team):
+            return evaluator.charge_flux(graph, weights, team)
+
+    @contextmanager
+    def _ready(self, graph: AtomGraph, threads: int) -> Iterator[tuple[Evaluator, Team]]:
+        evaluator, kind = self.evaluator, self.network.device.type
+        if not graph.mirrored:
+            evaluator = Reference(self.network, "pairs of this graph come in no order")
+        with torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext():
+            if kind != "cpu" or threads == torch.get_num_threads() == 1:
+                yield evaluator, Team()
+            elif isinstance(evaluator, Reference):
+                with cpu_threads(threads):
+                    yield evaluator, Team()
+            else:
+                with team_of(threads) as team:
+                    yield evaluator, team
 
     @property
     def evaluator(self) -> Evaluator:
@@ -120,7 +157,7 @@ def _maker(network: AtomisticNetwork, kernels: str) -> Callable[[], Evaluator]:
     if make is None:
         raise Unavailable(f"no kernels are written for {type(network).__name__}")
     modules = list(network.modules())
-    with torch.device("meta"):
+    with Undrawn(), torch.device("meta"):
         plain = type(network)(**network.settings())  # type: ignore[arg-type]
     if [type(module) for module in modules] != [type(module) for module in plain.modules()]:
         raise Unavailable("parts of the network were replaced")
@@ -184,28 +221,32 @@ def _has_hooks(module: nn.Module) -> bool:
 
 
 class _Watch:
-    """Notices when weights, modules, scale or hooks of a network are no longer what they were."""
+    """Notices when weights, modules, scale or hooks of a network are no longer what they were.
+
+    It is asked in every step, so that nobody evaluates weights of yesterday, and takes some microseconds.
+    """
 
     def __init__(self, network: AtomisticNetwork) -> None:
+        modules = list(network.modules())
+        owners: list[Any] = [d for m in modules for d in (m._modules, m._parameters, m._buffers)]
+        self._places = [owner for owner in owners for _ in owner]
+        self._names = [name for owner in owners for name in owner]
+        self._kept = self._now()
+        self._tensors = [value for value in self._kept if isinstance(value, Tensor)]
+        self._hooks = [h for m in modules for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks)]
         self._energy = network.energy
-        self._modules = list(network.modules())
-        places = [(module._modules, name) for module in self._modules for name in module._modules]
-        tensors = [
-            (owner, name) for module in self._modules for owner in (module._parameters, module._buffers) for name in owner
-        ]
-        self._places: list[tuple[dict[str, Any], str]] = places
-        self._tensors: list[tuple[dict[str, Any], str]] = tensors
-        self._state = self._now()
+        self._state = self._signature()
 
     def changed(self) -> bool:
-        return self._now() != self._state
+        return not all(map(operator.is_, self._now(), self._kept)) or self._signature() != self._state
 
-    def _now(self) -> tuple[object, ...]:
-        modules = [id(owner.get(name)) for owner, name in self._places]
-        tensors = [_version(owner.get(name)) for owner, name in self._tensors]
-        hooks = any(_has_hooks(module) for module in self._modules)
-        return modules, tensors, hooks, self._energy.scale, self._energy.shift
+    def _now(self) -> list[Any]:
+        return list(map(dict.get, self._places, self._names))
+
+    def _signature(self) -> tuple[object, ...]:
+        versions = list(map(_VERSION, self._tensors))
+        addresses = list(map(Tensor.data_ptr, self._tensors))
+        return versions, addresses, any(self._hooks), self._energy.scale, self._energy.shift
 
 
-def _version(tensor: Tensor | None) -> tuple[int, int] | None:
-    return None if tensor is None else (tensor.data_ptr(), tensor._version)
+_VERSION = operator.attrgetter("_version")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ase_xai.graph import AtomGraph
-from ase_xai.networks.base import Prediction
+from ase_xai.networks.base import AtomwiseOutput, Prediction
 from ase_xai.networks.inference.convolution import Convolution
 from ase_xai.networks.inference.dense import linear
 from ase_xai.networks.inference.filters import ExactFilters, Filters, FilterTable
@@ -94,11 +94,17 @@ class SchNetEvaluator:
         self.network, self.filters, self.convolution = network, filters, convolution
         with torch.no_grad():
             self._layers, self._bias = _packed(network)
+            self._first_sent = network.embedding.weight @ self._layers[0].sender  # (Z, F): nothing was heard yet
             readouts = [r for r in (network.energy_readout, network.charge_readout) if r is not None]
             self._read = torch.cat([linear(r, 0).weight for r in readouts]).t()  # (F, F/2 or F)
             self._read_bias = torch.cat([linear(r, 0).bias for r in readouts])
-            self._read_back = linear(network.energy_readout, 0).weight
-            self._seed = network.energy.scale * linear(network.energy_readout, -1).weight  # (1, F/2)
+            width = network.n_features // 2
+            self._seeds = [
+                (linear(readout, -1).weight, linear(readout, 0).weight, slice(k * width, (k + 1) * width))
+                for k, readout in enumerate(readouts)
+            ]
+            scaled = network.energy.scale * self._seeds[0][0]  # (1, F/2) ∂E/∂(hidden values of the readout)
+            self._seeds[0] = scaled, *self._seeds[0][1:]
         self._buffers: _Buffers | None = None
 
     @classmethod
@@ -115,30 +121,54 @@ class SchNetEvaluator:
 
     @torch.no_grad()
     def __call__(self, graph: AtomGraph, team: Team) -> Prediction:
-        network = self.network
         pairs = PairList.of(graph)
+        slopes = torch.zeros_like(pairs.distances)
+        output = self._evaluated(graph, pairs, team, (slopes, None))
+        return pairs.prediction(graph, output, (slopes / pairs.distances)[:, None] * pairs.vectors)
+
+    @torch.no_grad()
+    def output(self, graph: AtomGraph, team: Team) -> AtomwiseOutput:
+        return self._evaluated(graph, PairList.of(graph), team)
+
+    @torch.no_grad()
+    def charge_flux(self, graph: AtomGraph, weights: Tensor, team: Team) -> tuple[AtomwiseOutput, Tensor]:
+        pairs = PairList.of(graph)
+        slopes = pairs.distances.new_zeros((len(weights), len(pairs)))
+        output = self._evaluated(graph, pairs, team, *zip(slopes, weights.to(self._bias.dtype), strict=True))
+        gradients = (slopes / pairs.distances)[:, :, None] * pairs.vectors
+        return output, torch.stack([-pairs.forces(gradient) for gradient in gradients])
+
+    def _evaluated(
+        self, graph: AtomGraph, pairs: PairList, team: Team, *derivatives: tuple[Tensor, Tensor | None]
+    ) -> AtomwiseOutput:
+        """What the atoms say; adds ∂/∂r of the energy, or of Σ_i w_i p_i over unconstrained charges, to slopes (P,).
+
+        Args:
+            derivatives: of each, slopes, and weights (N,) or None for the energy.
+        """
         convolution = self.convolution(pairs, self.filters)
         buffers = self._buffers_for(len(graph.numbers), team)
-        element = network.element_index(graph.numbers)
-        slopes = torch.zeros_like(pairs.distances)
+        element = self.network.element_index(graph.numbers)
 
         def work(rank: int) -> None:
             with torch.no_grad():
-                self._pass(rank, team, buffers, element, convolution, slopes)
+                self._forward(rank, team, buffers, element, convolution)
+                for slopes, weights in derivatives:
+                    self._backward(rank, team, buffers, convolution, slopes, weights)
 
         team.run(work)
-        return self._prediction(graph, pairs, buffers, slopes)
+        return self._output(graph, buffers)
 
-    def _pass(
-        self, rank: int, team: Team, buffers: _Buffers, element: Tensor, convolution: Convolution, slopes: Tensor
-    ) -> None:
+    def _forward(self, rank: int, team: Team, buffers: _Buffers, element: Tensor, convolution: Convolution) -> None:
         """One member's part: its atoms in the dense layers, its pairs in the convolutions."""
-        own, part = buffers.shares[rank], team.share(len(slopes), rank)
+        own, part = buffers.shares[rank], team.share(len(convolution.pairs), rank)
         x, inner = own.features, own.inner
         torch.index_select(self.network.embedding.weight, 0, element[own.atoms], out=x)
+        torch.index_select(self._first_sent, 0, element[own.atoms], out=own.sent[0])
         for t, layer in enumerate(self._layers):
             sums = own.mine[t % 2].zero_()
-            torch.addmm(layer.sender_bias, x, layer.sender, out=own.sent[t])
+            if t:
+                torch.addmm(layer.sender_bias, x, layer.sender, out=own.sent[t])
             team.wait(rank)
             convolution.forward(t, buffers.sent[t], sums, part)
             team.wait(rank)
@@ -146,27 +176,36 @@ class SchNetEvaluator:
             torch.sigmoid(inner, out=own.opened[t])
             x.addmm_(softplus(inner, out=inner), layer.second)
         x += self._bias
-        gradient = self._read_out(own)
+        torch.addmm(self._read_bias, x, self._read, out=own.read)
+        torch.sigmoid(own.read, out=own.read_opened)
+        softplus(own.read, out=own.read).sub_(LN2)
+
+    def _backward(
+        self,
+        rank: int,
+        team: Team,
+        buffers: _Buffers,
+        convolution: Convolution,
+        slopes: Tensor,
+        weights: Tensor | None,
+    ) -> None:
+        """The way back, with the gradient of the energy or of a weighted sum of charges."""
+        own, part = buffers.shares[rank], team.share(len(slopes), rank)
+        seed, back, columns = self._seeds[0 if weights is None else 1]
+        seeds = seed if weights is None else weights[own.atoms, None] * seed  # (1, F/2) or (n, F/2)
+        gradient = torch.mm(own.read_opened[:, columns] * seeds, back, out=own.gradient)
         for t, layer in zip(reversed(range(len(self._layers))), reversed(self._layers), strict=True):
             turn = (t + 1) % 2  # the last sums that were read are those of layer T - 1
             sums = own.mine[turn].zero_()
-            torch.mm(gradient, layer.second_back, out=inner)
-            torch.mm(inner.mul_(own.opened[t]), layer.first_back, out=own.heard)
+            torch.mm(gradient, layer.second_back, out=own.inner)
+            torch.mm(own.inner.mul_(own.opened[t]), layer.first_back, out=own.heard)
             team.wait(rank)
             convolution.backward(t, buffers.sent[t], buffers.heard, sums, slopes, part)
             team.wait(rank)
             if t:
                 gradient.addmm_(own.summed(turn), layer.sender_back)
 
-    def _read_out(self, own: _Share) -> Tensor:
-        """∂E/∂x (n, F) of the own atoms; leaves the hidden values of the readouts in `own.read`."""
-        torch.addmm(self._read_bias, own.features, self._read, out=own.read)
-        torch.sigmoid(own.read, out=own.read_opened)
-        softplus(own.read, out=own.read).sub_(LN2)
-        width = self.network.n_features // 2
-        return torch.mm(own.read_opened[:, :width] * self._seed, self._read_back, out=own.gradient)
-
-    def _prediction(self, graph: AtomGraph, pairs: PairList, buffers: _Buffers, slopes: Tensor) -> Prediction:
+    def _output(self, graph: AtomGraph, buffers: _Buffers) -> AtomwiseOutput:
         network = self.network
         width = network.n_features // 2
         inputs = buffers.read.clone()
@@ -175,7 +214,7 @@ class SchNetEvaluator:
         if network.charge_readout is not None:
             charge_inputs = inputs[:, width:]
             charges = network.charge_readout[-1](charge_inputs)
-        output = network.atomwise(
+        return network.atomwise(
             graph,
             network.energy_readout[-1](energy_inputs),
             charges,
@@ -183,7 +222,6 @@ class SchNetEvaluator:
             energy_inputs=energy_inputs,
             charge_inputs=charge_inputs,
         )
-        return pairs.prediction(graph, output, (slopes / pairs.distances)[:, None] * pairs.vectors)
 
     def _buffers_for(self, n_atoms: int, team: Team) -> _Buffers:
         kept = self._buffers
