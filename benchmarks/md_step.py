@@ -5,8 +5,8 @@
 SchNet with 128 features, 6 interactions, 50 Gaussians and 5 Å beside the same network in SchNetPack; a Behler-Parrinello
 network with functions for each element and pair of elements beside TorchANI's network on its descriptors. Random weights,
 float32, the same atoms, threads and process. In every round each program in turn takes some steps, as in a run, through the
-same geometries, which differ by 0.01 Å per coordinate. Medians in ms. Peers that are not installed are left out; with --peers
-they are installed, beside this package, into an environment of their own in FOLDER, and the benchmark runs there.
+same geometries, which differ by 0.01 Å per coordinate. Medians in ms. Peers that are not installed are left out; --peers
+installs them, beside this package, into an environment of their own in FOLDER, and the benchmark runs there.
 
 --profile tells instead where the time of our own step goes, in percent, and what the arithmetic alone would take: operations
 counted from the shapes over the rate of a matrix product measured in the same run.

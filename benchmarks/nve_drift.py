@@ -1,6 +1,7 @@
 """Energy drift of NVE dynamics: a straight line through the total energy, meV per atom and ps.
 
     python benchmarks/nve_drift.py [--weights organic organic-bp] [--picoseconds 5] [--timestep 0.5]
+        [--kernels auto reference]
 
 The molecule is relaxed, given momenta for 300 K, run 1 ps with a thermostat, then left alone. Beside the slope stands its
 standard error from 10 block slopes, and the standard deviation of the total energy around the line, which is the
@@ -10,6 +11,7 @@ discretization error of velocity Verlet and falls with the square of the time st
 from __future__ import annotations
 
 import argparse
+import itertools
 import time
 from pathlib import Path
 
@@ -56,17 +58,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", nargs="+", default=["organic", "organic-bp"])
     parser.add_argument("--picoseconds", type=float, default=5.0)
+    parser.add_argument("--kernels", nargs="+", default=["auto", "reference"], help="see the calculators")
     parser.add_argument("--timestep", type=float, default=0.5)
     arguments = parser.parse_args()
     steps = round(1000 * arguments.picoseconds / arguments.timestep)
     times = np.arange(steps + 1) * arguments.timestep / 1000
     print(f"{MOLECULE.stem}, {arguments.picoseconds:g} ps NVE from 300 K, time step {arguments.timestep:g} fs")
-    print(f"{'weights':>12} {'dtype':>8} {'drift / meV/atom/ps':>20} {'error':>8} {'std / meV/atom':>15} {'ms/step':>8}")
+    titles = ("weights", "dtype", "kernels", "drift / meV/atom/ps", "error", "std / meV/atom", "ms/step")
+    print(" ".join(f"{title:>{width}}" for title, width in zip(titles, (12, 8, 10, 20, 8, 15, 8), strict=True)))
     for weights in arguments.weights:
         start = equilibrated(weights, arguments.timestep)
-        for dtype in ("float32", "float64"):
+        for dtype, kernels in itertools.product(("float32", "float64"), arguments.kernels):
             atoms = start.copy()
-            atoms.calc = load(weights, dtype=dtype)
+            atoms.calc = load(weights, dtype=dtype, kernels=kernels)
             energies, seconds = total_energies(atoms, steps, arguments.timestep)
             scaled = 1000 * energies / len(atoms)
             slope, offset = np.polyfit(times, scaled, 1)
@@ -75,7 +79,10 @@ def main() -> None:
             ]
             error = np.std(blocks, ddof=1) / np.sqrt(10) / 10
             spread = np.std(scaled - slope * times - offset)
-            print(f"{weights:>12} {dtype:>8} {slope:20.4f} {error:8.4f} {spread:15.4f} {1000 * seconds:8.2f}", flush=True)
+            print(
+                f"{weights:>12} {dtype:>8} {kernels:>10} {slope:20.4f} {error:8.4f} {spread:15.4f} {1000 * seconds:8.2f}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

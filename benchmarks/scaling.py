@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py [--threads 1] [--out benchmarks] [--largest 50000]
 
-SchNet with 128 features, 6 interactions and 5 Å, and Behler-Parrinello with 32 functions, random weights, float32. Every size
+SchNet with 128 features, 6 interactions, 5 Å, and Behler-Parrinello with 32 functions, random weights, float32. Every size
 is measured in a process of its own, so that its peak memory is its own: what building the list adds to it, and what an
 evaluation adds once the list is there. Medians of wall time; writes scaling.png, cost against atoms.
 """
