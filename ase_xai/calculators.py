@@ -20,6 +20,7 @@ from ase_xai.calculator_base import BORN_CHARGES, AtomisticCalculator, dipole_or
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import AtomwiseOutput, BehlerParrinelloNetwork, Prediction, SchNetNetwork
 from ase_xai.networks.inference.engine import Engine
+from ase_xai.networks.inference.team import cpu_threads
 from ase_xai.networks.response import DipoleResponse, dipole_response
 from ase_xai.refusals import refuse_overlap
 from ase_xai.skin import SkinList
@@ -112,7 +113,6 @@ class NetworkCalculator(AtomisticCalculator):
 
     @property
     def engine(self) -> Engine:
-        """What evaluates the network."""
         if self._engine.network is not self.network:
             self._engine = Engine(self.network, self._engine.kernels)
         return self._engine
@@ -164,10 +164,10 @@ class NetworkCalculator(AtomisticCalculator):
             pairs = self.neighbor_list.update(atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc)
         except ValueError as error:
             raise InputError(str(error)) from error
-        graph = AtomGraph.from_pairs(
-            atoms, pairs, total_charge=self.charge_of(atoms), cutoff=self.network.cutoff, device=self.device
-        )
-        refuse_overlap(graph)
+        charge, cutoff = self.charge_of(atoms), self.network.cutoff
+        graph = AtomGraph.from_pairs(atoms, pairs, total_charge=charge, cutoff=cutoff, device=self.device)
+        with cpu_threads(1):  # threads of PyTorch go on looking for work, in the way of those that evaluate the network
+            refuse_overlap(graph)
         return graph
 
     def references(self, atoms: Atoms) -> NDArray[np.float64]:
@@ -175,12 +175,12 @@ class NetworkCalculator(AtomisticCalculator):
         return np.array([energies.get(int(z), 0.0) for z in atoms.numbers])
 
     def predict(self, graph: AtomGraph) -> Prediction:
-        """What the network says of a graph, with its derivatives, by the kernels of this calculator."""
+        """What the network says of a graph, with its derivatives, by the calculator's kernels."""
         with self._lock, torch.inference_mode(False):
             return self.engine(graph, self._threads_for(graph.numbers))
 
     def output(self, graph: AtomGraph) -> AtomwiseOutput:
-        """The same without derivatives, atom by atom."""
+        """The same without derivatives."""
         with self._lock, torch.inference_mode(False):
             return self.engine.output(graph, self._threads_for(graph.numbers))
 

@@ -1,6 +1,6 @@
 """One step of molecular dynamics, energy and forces through ASE with neighbor list, here and in other packages.
 
-    python benchmarks/md_step.py [--peers FOLDER] [--threads 1] [--rounds 30] [--profile]
+    python benchmarks/md_step.py [--peers FOLDER] [--threads 1] [--rounds 10] [--profile]
 
 SchNet with 128 features, 6 interactions, 50 Gaussians and 5 Å beside the same network in SchNetPack; a Behler-Parrinello
 network with functions for each element and pair of elements beside TorchANI's network on its descriptors. Random weights,
@@ -154,7 +154,7 @@ def peers(folder: Path, periodic: bool) -> dict[str, Calculator]:
 def timed(contestants: dict[str, Calculator], atoms: Atoms, rounds: int) -> dict[str, float]:
     """Medians in ms over blocks of steps, of each contestant in turn; a failing one is left out, with its reason."""
     rng = np.random.default_rng(0)
-    block = max(1, 420 // len(atoms))
+    block = max(1, 2100 // len(atoms))  # as many as a run takes before anything else needs the caches
     times: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds + 1):
         path = [atoms.positions + rng.normal(0.0, 0.01, atoms.positions.shape) for _ in range(block)]
@@ -188,7 +188,7 @@ def print_steps(threads: int, rounds: int) -> None:
             contestants = {**ours(threads, folder), **peers(folder, bool(atoms.pbc.any()))}
             if large:
                 contestants = {k: v for k, v in contestants.items() if "all_pairs" not in k}
-            medians = timed(contestants, atoms.copy(), max(5, rounds // 6) if large else rounds)
+            medians = timed(contestants, atoms.copy(), max(5, rounds // 2) if large else rounds)
             for contestant, median in medians.items():
                 ratio = f"{medians['SchNetPack SchNet'] / median:.1f}" if "SchNetPack SchNet" in medians else ""
                 print(f"| {title} | {contestant} | {median:.2f} | {ratio} |", flush=True)
@@ -287,7 +287,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peers", type=Path, help="folder for an environment with the peers")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     if arguments.peers:

@@ -52,7 +52,7 @@ def measured(network: str, n_atoms: int, threads: int) -> dict[str, float]:
     with_list = peak()
     atoms.calc = calculator
     rng, times = np.random.default_rng(0), []
-    for _ in range(max(3, min(30, 20_000 // len(atoms)))):
+    for _ in range(max(6, min(30, 20_000 // len(atoms)))):
         atoms.positions += rng.normal(0.0, 0.005, atoms.positions.shape)
         started = time.perf_counter()
         atoms.get_forces()

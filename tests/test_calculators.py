@@ -484,7 +484,7 @@ def test_an_interruption_leaves_no_older_energy(calculator: NetworkCalculator, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("os.path.isdir", interrupted)
+        patch.setattr(NetworkCalculator, "_evaluate", interrupted)
         with pytest.raises(KeyboardInterrupt):
             atoms.get_properties(["energy"])
     assert atoms.get_potential_energy() != before
