@@ -19,7 +19,7 @@ from ase.calculators.calculator import InputError
 from torch import Tensor
 
 from ase_xai.calculator_base import AtomisticCalculator
-from ase_xai.calculators import SMALL, load
+from ase_xai.calculators import load
 from ase_xai.neighbors import Pairs, find_pairs
 from ase_xai.networks.base import Prediction
 from ase_xai.skins import ManySkins, Systems
@@ -97,9 +97,7 @@ class TorchSimModel(ModelInterface):
             predictions = []
             for member in self.calculator.members:
                 graph = systems.graph(pairs, member.network.cutoff, self.calculator.total_charge or 0.0)
-                threads = member.threads or (1 if len(graph.numbers) < SMALL else torch.get_num_threads())
-                with member._lock:
-                    predictions.append(member.engine(graph, threads))
+                predictions.append(member.predict(graph))
             results = _results(predictions)
             _refuse_infinite(results, systems)
             return {name: value.to(state.dtype) for name, value in results.items()}

@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from ase_xai.networks.inference.engine import Engine
 from ase_xai.networks.inference.filters import ExactFilters, Filters, FilterTable, values_and_slopes
 from ase_xai.networks.inference.pairs import PairList
 from ase_xai.networks.inference.schnet import SchNetEvaluator
-from ase_xai.networks.inference.team import Team
+from ase_xai.networks.inference.team import Team, team_of
 from ase_xai.networks.response import dipole_response
 from ase_xai.networks.splines import SplineGrid, b_spline_slopes, b_splines
 from ase_xai.weights import resolve
@@ -60,7 +61,7 @@ def deviations(one: Prediction, other: Prediction) -> tuple[float, float]:
     def largest(name: str) -> float:
         a, b = getattr(one, name), getattr(other, name)
         assert (a is None) == (b is None) and (a is None or (a.shape == b.shape and a.dtype == b.dtype)), name
-        return 0.0 if a is None else float(torch.nan_to_num(a - b).abs().max())
+        return 0.0 if a is None or not a.numel() else float(torch.nan_to_num(a - b).abs().max())
 
     values = max(largest(name) for name in ("energies", "charges", "energy"))
     return values, max(largest(name) for name in ("forces", "pair_gradients", "stress", "dipole"))
@@ -171,6 +172,49 @@ def summed(convolution: Convolution, x: torch.Tensor, g: torch.Tensor) -> tuple[
         convolution.forward(0, x, y, part)
         convolution.backward(0, x, g, gx, slopes, part)
     return y, gx, slopes
+
+
+# --- threads -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["schnet-3", "behler-parrinello-elements"])
+@pytest.mark.parametrize("threads", [2, 5])
+def test_a_team_gives_what_one_thread_gives(name: str, threads: int) -> None:
+    """Also with more members than atoms; and the number of threads of PyTorch stays."""
+    network = RANDOM_NETWORKS[name]().double()
+    engine, before = Engine(network), torch.get_num_threads()
+    for graph in (batch(network.cutoff), *(AtomGraph.from_atoms(atoms, 4.0) for atoms in (molecule("H2O"), Atoms("O")))):
+        assert max(deviations(engine(graph, threads), engine(graph))) < 1e-11
+        assert torch.equal(engine(graph, threads).forces, engine(graph, threads).forces)
+    assert torch.get_num_threads() == before
+
+
+def test_an_error_in_one_member_ends_all_and_the_next_team_works() -> None:
+    def work(rank: int) -> None:
+        team.wait(rank)
+        if rank == 1:
+            raise KeyError("broken")
+        team.wait(rank)
+
+    with pytest.raises(KeyError, match="broken"), team_of(3) as team:
+        team.run(work)
+    done = []
+    with team_of(3) as team:
+        team.run(lambda rank: (team.wait(rank), done.append(rank)))
+    assert sorted(done) == [0, 1, 2]
+
+
+def test_a_busy_team_is_not_waited_for() -> None:
+    with team_of(2) as one, team_of(2) as other:
+        assert (one.size, other.size) == (2, 1)
+
+
+def test_calculators_in_several_threads_do_not_disturb_one_another() -> None:
+    frames = [shaken_molecule("CH3CH2OH", seed=k) for k in range(6)]
+    expected = [SchNet("organic", dtype="float64").get_forces(atoms) for atoms in frames]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda atoms: SchNet("organic", dtype="float64", threads=2).get_forces(atoms), frames))
+    assert all(np.allclose(a, b, rtol=0, atol=1e-10) for a, b in zip(found, expected, strict=True))
 
 
 # --- splines and tables ------------------------------------------------------------------------------------------------
