@@ -22,6 +22,7 @@ from systems import RANDOM_NETWORKS, random_behler_parrinello, random_schnet, sh
 from ase_xai import BehlerParrinello, SchNet
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import AtomisticNetwork, Prediction, SchNetNetwork, predict
+from ase_xai.networks.inference import convolution, filters
 from ase_xai.networks.inference import engine as engine_module
 from ase_xai.networks.inference.convolution import Convolution, TorchConvolution
 from ase_xai.networks.inference.engine import Engine
@@ -76,6 +77,16 @@ def test_exact_filters_equal_automatic_differentiation(name: str, kernels: str) 
     assert max(deviations(evaluator(graph, Team()), predict(network, graph))) < 1e-9
 
 
+def test_exact_filters_of_large_systems_are_evaluated_twice_instead_of_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = random_schnet(5, n_interactions=3).double()
+    graph, engine = batch(network.cutoff), Engine(network, "exact")
+    kept = engine(graph)
+    monkeypatch.setattr(filters, "KEPT", 0)
+    monkeypatch.setattr(convolution, "BLOCK", 7)
+    assert max(deviations(engine(graph), kept)) < 1e-10
+    assert max(deviations(engine(graph), predict(network, graph))) < 1e-9
+
+
 @pytest.mark.parametrize("name", [name for name in RANDOM_NETWORKS if name not in SCHNETS])
 def test_behler_parrinello_equals_automatic_differentiation(name: str) -> None:
     network = RANDOM_NETWORKS[name]().double()
@@ -122,12 +133,12 @@ def test_slopes_of_filters_are_their_derivatives() -> None:
         assert torch.allclose(slopes, expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("filters", ["exact", "table"])
+@pytest.mark.parametrize("kind", ["exact", "table"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_kernels_agree_with_one_another(filters: str, dtype: torch.dtype) -> None:
+def test_kernels_agree_with_one_another(kind: str, dtype: torch.dtype) -> None:
     """The same sums, and the same derivatives, whoever adds them up; against loops written out for one layer."""
     network = random_schnet(3, n_interactions=1).to(dtype)
-    made = made_filters(network, filters)
+    made = made_filters(network, kind)
     rng = torch.Generator().manual_seed(0)
     n_atoms, n_pairs = 13, 60
     first = torch.randint(n_atoms, (n_pairs,), generator=rng).sort().values

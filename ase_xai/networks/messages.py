@@ -34,6 +34,11 @@ class HearsByDistance(ABC):
     def n_layers(self) -> int:
         """Number of layers t."""
 
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """F."""
+
     @abstractmethod
     def filter(self, layer: int, distances: Tensor) -> Tensor:
         """(R, F) W of one layer at distances (R,) in Å, of the network's precision."""

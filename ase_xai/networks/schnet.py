@@ -99,6 +99,10 @@ class SchNetNetwork(AtomisticNetwork, HearsByDistance):
     def n_layers(self) -> int:
         return self.n_interactions
 
+    @property
+    def width(self) -> int:
+        return self.n_features
+
     def filter(self, layer: int, distances: Tensor) -> Tensor:
         filtered: Tensor = self.layers[layer].filter_network(self.radial_basis(distances))
         return filtered

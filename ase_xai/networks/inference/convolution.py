@@ -46,11 +46,10 @@ class Convolution(ABC):
     def backward(self, layer: int, x: Tensor, g: Tensor, gx: Tensor, slopes: Tensor, part: slice) -> None:
         """Add ∂⟨g, y⟩/∂x to gx (N, F) and ∂⟨g, y⟩/∂r to slopes (P,), for a part of the pairs."""
 
-    def blocks(self, layer: int, part: slice) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """Filters and their slopes, block by block of a part of the pairs."""
+    def blocks(self, part: slice) -> Iterator[slice]:
+        """A part of the pairs, some at a time."""
         for start in range(part.start, part.stop, BLOCK):
-            block = slice(start, min(start + BLOCK, part.stop))
-            yield block, *self.filters.rows(layer, block)
+            yield slice(start, min(start + BLOCK, part.stop))
 
 
 class TorchConvolution(Convolution):
@@ -59,13 +58,15 @@ class TorchConvolution(Convolution):
     title = "PyTorch operations"
 
     def forward(self, layer: int, x: Tensor, y: Tensor, part: slice) -> None:
-        for block, values, _ in self.blocks(layer, part):
+        for block in self.blocks(part):
+            values = self.filters.values(layer, block)
             first, second = self.pairs.first[block], self.pairs.second[block]
             y.index_add_(0, first, values * x[second])
             y.index_add_(0, second, values * x[first])
 
     def backward(self, layer: int, x: Tensor, g: Tensor, gx: Tensor, slopes: Tensor, part: slice) -> None:
-        for block, values, derivatives in self.blocks(layer, part):
+        for block in self.blocks(part):
+            values, derivatives = self.filters.rows(layer, block)
             first, second = self.pairs.first[block], self.pairs.second[block]
             gx.index_add_(0, first, values * g[second])
             gx.index_add_(0, second, values * g[first])

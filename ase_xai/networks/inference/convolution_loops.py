@@ -48,7 +48,8 @@ class CompiledConvolution(Convolution):
             row, weights, _, table = self._table
             _tabulated_forward(x.shape[1])(part.start, part.stop, first, second, row, weights, table[layer], *arrays)
             return
-        for block, values, _ in self.blocks(layer, part):
+        for block in self.blocks(part):
+            values = self.filters.values(layer, block)
             _rows(x.shape[1])[0](first[block], second[block], values.numpy(), *arrays)
 
     def backward(self, layer: int, x: Tensor, g: Tensor, gx: Tensor, slopes: Tensor, part: slice) -> None:
@@ -59,7 +60,8 @@ class CompiledConvolution(Convolution):
             filters = row, weights, changes, table[layer]
             _tabulated_backward(x.shape[1])(part.start, part.stop, first, second, *filters, *arrays, along)
             return
-        for block, values, derivatives in self.blocks(layer, part):
+        for block in self.blocks(part):
+            values, derivatives = self.filters.rows(layer, block)
             rows = values.numpy(), derivatives.numpy()
             _rows(x.shape[1])[1](first[block], second[block], *rows, *arrays, along[block])
 

@@ -27,6 +27,10 @@ class PlacedFilters(ABC):
     def rows(self, layer: int, part: slice) -> tuple[Tensor, Tensor]:
         """(P', F) values and slopes per Å of W f_c in one layer, for a part of the distances."""
 
+    def values(self, layer: int, part: slice) -> Tensor:
+        """(P', F) the values alone."""
+        return self.rows(layer, part)[0]
+
 
 class Filters(ABC):
     """Where filters come from."""
@@ -46,8 +50,12 @@ def values_and_slopes(network: HearsByDistance, distances: Tensor) -> tuple[Tens
     return torch.stack(values), torch.stack(slopes)
 
 
+KEPT = 100_000_000
+"""Bytes of exact filters that are kept from the way forward for the way back; more are evaluated twice."""
+
+
 class ExactFilters(Filters):
-    """Filters by evaluating the filter networks at every distance, in blocks, so that no more than a block is in memory."""
+    """Filters by evaluating the filter networks at every distance; of large systems only a block is in memory at once."""
 
     def __init__(self, network: HearsByDistance, envelope: CosineCutoff, dtype: torch.dtype) -> None:
         self.network, self.cutoff_function, self.dtype = network, envelope, dtype
@@ -65,12 +73,25 @@ class PlacedExact(PlacedFilters):
         self.distances = distances.to(self.dtype)
         self.envelope = filters.cutoff_function(distances).to(self.dtype)[:, None]
         self.slope = filters.cutoff_function.slope(distances).to(self.dtype)[:, None]
+        self._kept: dict[tuple[int, int, int], tuple[Tensor, Tensor]] = {}
+        per_pair = 2 * self.network.n_layers * self.network.width * self.distances.element_size()
+        self._small = per_pair * len(distances) <= KEPT
 
     def rows(self, layer: int, part: slice) -> tuple[Tensor, Tensor]:
-        distances = self.distances[part]
-        values, slopes = self.network.filter_and_slope(layer, distances)
-        envelope = self.envelope[part]
-        return values * envelope, slopes * envelope + values * self.slope[part]
+        key = layer, part.start, part.stop
+        if key not in self._kept:
+            distances, envelope = self.distances[part], self.envelope[part]
+            values, slopes = self.network.filter_and_slope(layer, distances)
+            rows = values * envelope, slopes * envelope + values * self.slope[part]
+            if not self._small:
+                return rows
+            self._kept[key] = rows
+        return self._kept[key]
+
+    def values(self, layer: int, part: slice) -> Tensor:
+        if self._small:
+            return self.rows(layer, part)[0]
+        return self.network.filter(layer, self.distances[part]) * self.envelope[part]
 
 
 @dataclass(frozen=True)
