@@ -30,6 +30,12 @@ KILLS = 50
 REDUCERS = (Moments("energies"), Extremes("charges"))
 
 
+@pytest.fixture(autouse=True)
+def written_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of some hundred frames are written several times, as longer ones are."""
+    monkeypatch.setattr(recorder_module, "FLUSH_FRAMES", 128)
+
+
 def values_at(step: int) -> tuple[np.ndarray, np.ndarray]:
     """Positions and charges that a writer below records at a step; anybody can tell them again."""
     rng = np.random.default_rng(step)

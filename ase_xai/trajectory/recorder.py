@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from ase_xai.trajectory.recording import Settings
 
-FLUSH_FRAMES, FLUSH_SECONDS = 128, 5.0
+FLUSH_FRAMES, FLUSH_SECONDS = 1024, 5.0
 CLOSE_PATIENCE = 10.0  # s that the last frames wait for a reader to let go of the file
 
 
