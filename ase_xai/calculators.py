@@ -20,14 +20,13 @@ from ase_xai.calculator_base import BORN_CHARGES, AtomisticCalculator, dipole_or
 from ase_xai.graph import AtomGraph
 from ase_xai.networks import AtomwiseOutput, BehlerParrinelloNetwork, Prediction, SchNetNetwork
 from ase_xai.networks.inference.engine import Engine
-from ase_xai.networks.inference.team import cpu_threads
+from ase_xai.networks.inference.team import SMALL, cpu_threads
 from ase_xai.networks.response import DipoleResponse, dipole_response
 from ase_xai.refusals import refuse_overlap
 from ase_xai.skin import SkinList
 from ase_xai.weights import LoadedWeights, WeightsError, resolve
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-SMALL = 200  # atoms; below, a second CPU thread costs more than it gives
 CHARGED = ("charges", "dipole")
 
 

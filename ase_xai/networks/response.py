@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ase_xai.graph import AtomGraph
 from ase_xai.networks.base import AtomisticNetwork, AtomwiseOutput, add_up
+from ase_xai.networks.inference.team import SMALL, cpu_threads
 
 Quantity = Callable[[AtomGraph, AtomwiseOutput], Tensor]
 """One number, differentiable, from what the atoms of a graph say."""
@@ -139,8 +140,9 @@ def displaced(graph: AtomGraph, shift: Tensor) -> AtomGraph:
 
 @contextmanager
 def differentiating(graph: AtomGraph) -> Iterator[None]:
-    """Gradients on, mixed precision and inference mode off, whatever the caller has set."""
+    """Gradients on, mixed precision and inference mode off, whatever the caller has set; one CPU thread for few atoms."""
     with (
+        cpu_threads(1 if len(graph.numbers) < SMALL else None),
         torch.inference_mode(False),
         torch.enable_grad(),
         torch.autocast(graph.vectors.device.type, enabled=False),

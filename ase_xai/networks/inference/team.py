@@ -12,6 +12,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+SMALL = 200
+"""Atoms; below, a second thread of PyTorch costs more than it gives, and a hundred times more on a busy machine."""
 PROCESS = os.getpid()
 PATIENCE = 20_000
 """Rounds of looking whether the others have come, some 50 µs, before the processor is offered to somebody else."""
