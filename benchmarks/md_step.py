@@ -1,12 +1,14 @@
 """One step of molecular dynamics, energy and forces through ASE with neighbor list, here and in other packages.
 
-    python benchmarks/md_step.py [--peers FOLDER] [--threads 1] [--rounds 10] [--profile]
+    python benchmarks/md_step.py [--peers FOLDER] [--threads 1] [--rounds 10] [--device cpu] [--replicas 256] [--profile]
 
 SchNet with 128 features, 6 interactions, 50 Gaussians and 5 Å beside the same network in SchNetPack; a Behler-Parrinello
 network with functions for each element and pair of elements beside TorchANI's network on its descriptors. Random weights,
 float32, the same atoms, threads and process. In every round each program in turn takes some steps, as in a run, through the
 same geometries, which differ by 0.01 Å per coordinate. Medians in ms. Peers that are not installed are left out; --peers
 installs them, beside this package, into an environment of their own in FOLDER, and the benchmark runs there.
+--device cuda measures on a GPU. --replicas is the number of copies of the smallest system that `calculate_many` takes at
+once, whose time is given per copy.
 
 --profile tells instead where the time of our own step goes, in percent, and what the arithmetic alone would take: operations
 counted from the shapes over the rate of a matrix product measured in the same run.
@@ -24,6 +26,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,15 +93,16 @@ def our_networks() -> dict[str, AtomisticNetwork]:
     }
 
 
-def ours(threads: int, folder: Path) -> dict[str, Calculator]:
+def ours(threads: int, folder: Path, device: str = "cpu") -> dict[str, Calculator]:
     made: dict[str, Calculator] = {"nothing (ASE alone)": Nothing()}
+    where = {"threads": threads, "device": device}
     for name, network in our_networks().items():
-        made[f"ase_xai {name}"] = load(saved(network, folder, name.replace(" ", "-")), threads=threads)
-    reference = load(saved(our_networks()["SchNet"], folder, "reference"), threads=threads, kernels="reference")
+        made[f"ase_xai {name}"] = load(saved(network, folder, name.replace(" ", "-")), **where)
+    reference = load(saved(our_networks()["SchNet"], folder, "reference"), kernels="reference", **where)
     return {**made, "ase_xai SchNet, plain PyTorch": reference}
 
 
-def schnetpack(folder: Path, periodic: bool) -> dict[str, Calculator]:
+def schnetpack(folder: Path, periodic: bool, device: str) -> dict[str, Calculator]:
     """SchNetPack's calculator with its fastest lists, kept between steps by its skin list."""
     import schnetpack as spk
     from schnetpack.interfaces import SpkCalculator
@@ -115,12 +119,12 @@ def schnetpack(folder: Path, periodic: bool) -> dict[str, Calculator]:
     bare = spk.transform.MatScipyNeighborList(CUTOFF) if periodic else spk.transform.ASENeighborList(CUTOFF)
     skin = spk.transform.SkinNeighborList(bare, cutoff_skin=1.0)
     calculator = SpkCalculator(
-        str(path), skin, energy_key="y", force_key="forces", energy_unit="eV", position_unit="Ang", device="cpu"
+        str(path), skin, energy_key="y", force_key="forces", energy_unit="eV", position_unit="Ang", device=device
     )
     return {"SchNetPack SchNet": calculator}
 
 
-def torchani() -> dict[str, Calculator]:
+def torchani(device: str) -> dict[str, Calculator]:
     """TorchANI's calculator, its own descriptors, with equal cutoffs and with its usual, shorter angular one."""
     from torchani.arch import simple_ani
 
@@ -137,15 +141,15 @@ def torchani() -> dict[str, Calculator]:
                 neighborlist=lists,
                 self_energies=dict.fromkeys(symbols, 0.0),
             )
-            made[f"TorchANI, 1,008 functions, {name}, {lists}"] = model.ase()
+            made[f"TorchANI, 1,008 functions, {name}, {lists}"] = model.to(device).ase()
     return made
 
 
-def peers(folder: Path, periodic: bool) -> dict[str, Calculator]:
+def peers(folder: Path, periodic: bool, device: str = "cpu") -> dict[str, Calculator]:
     made = {}
-    for name, make in (("schnetpack", lambda: schnetpack(folder, periodic)), ("torchani", torchani)):
+    for name, make in (("schnetpack", partial(schnetpack, folder, periodic)), ("torchani", torchani)):
         try:
-            made.update(make())
+            made.update(make(device))
         except ImportError as error:
             print(f"{name} is left out: {error}", flush=True)
     return made
@@ -179,19 +183,33 @@ def milliseconds_per_step(calculator: Calculator, atoms: Atoms, path: list[np.nd
     return 1e3 * (time.perf_counter() - started) / len(path)
 
 
-def print_steps(threads: int, rounds: int) -> None:
+def print_steps(threads: int, rounds: int, device: str, replicas: int) -> None:
     print("| system | calculator | ms per step | SchNetPack's time / this |\n| --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for title, atoms in systems().items():
             large = len(atoms) > 1000
-            contestants = {**ours(threads, folder), **peers(folder, bool(atoms.pbc.any()))}
+            contestants = {**ours(threads, folder, device), **peers(folder, bool(atoms.pbc.any()), device)}
             if large:
                 contestants = {k: v for k, v in contestants.items() if "all_pairs" not in k}
             medians = timed(contestants, atoms.copy(), max(5, rounds // 2) if large else rounds)
+            if not atoms.pbc.any():
+                several = f"ase_xai SchNet, {replicas} copies at once, per copy"
+                medians[several] = milliseconds_per_copy(contestants["ase_xai SchNet"], atoms, replicas)
             for contestant, median in medians.items():
                 ratio = f"{medians['SchNetPack SchNet'] / median:.1f}" if "SchNetPack SchNet" in medians else ""
                 print(f"| {title} | {contestant} | {median:.2f} | {ratio} |", flush=True)
+
+
+def milliseconds_per_copy(calculator: Calculator, atoms: Atoms, replicas: int) -> float:
+    """Of many displaced copies in one call, median of five."""
+    rng, frames = np.random.default_rng(0), [atoms.copy() for _ in range(replicas)]
+    times = []
+    for _ in range(6):
+        for frame in frames:
+            frame.rattle(0.01, rng=rng)
+        times.append(1e3 * seconds(lambda: calculator.calculate_many(frames)) / replicas)  # type: ignore[attr-defined]
+    return statistics.median(times[1:])
 
 
 # --- where our own time goes -------------------------------------------------------------------------------------------
@@ -288,19 +306,23 @@ def main() -> None:
     parser.add_argument("--peers", type=Path, help="folder for an environment with the peers")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--replicas", type=int, default=256)
     parser.add_argument("--profile", action="store_true")
     arguments = parser.parse_args()
     if arguments.peers:
-        own = ["--threads", str(arguments.threads), "--rounds", str(arguments.rounds)]
+        names = ("threads", "rounds", "device", "replicas")
+        own = [word for name in names for word in (f"--{name}", str(getattr(arguments, name)))]
         raise SystemExit(subprocess.run([str(install(arguments.peers)), __file__, *own], check=False).returncode)
     warnings.filterwarnings("ignore", category=UserWarning, module="schnetpack|torchani|torch")
     torch.set_num_threads(arguments.threads)
     machine = platform.processor() or platform.machine()
-    print(f"{machine}, torch {torch.__version__}, {arguments.threads} thread(s), float32\n")
+    gpu = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else machine
+    print(f"{gpu}, torch {torch.__version__}, {arguments.threads} thread(s), float32\n")
     if arguments.profile:
         print_profile(arguments.rounds)
     else:
-        print_steps(arguments.threads, arguments.rounds)
+        print_steps(arguments.threads, arguments.rounds, arguments.device, arguments.replicas)
 
 
 if __name__ == "__main__":

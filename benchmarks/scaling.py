@@ -1,6 +1,6 @@
 """Cost and memory against the number of atoms: periodic water from 24 to 50,000 atoms, energy and forces through ASE.
 
-    python benchmarks/scaling.py [--threads 1] [--out benchmarks] [--largest 50000]
+    python benchmarks/scaling.py [--threads 1] [--out benchmarks] [--largest 50000] [--device cpu]
 
 SchNet with 128 features, 6 interactions, 5 Å, and Behler-Parrinello with 32 functions, random weights, float32. Every size
 is measured in a process of its own, so that its peak memory is its own: what building the list adds to it, and what an
@@ -36,12 +36,12 @@ def peak() -> float:
     return 1024.0 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
-def measured(network: str, n_atoms: int, threads: int) -> dict[str, float]:
+def measured(network: str, n_atoms: int, threads: int, device: str) -> dict[str, float]:
     """Times in ms and memory in bytes of one size, in this process."""
     torch.set_num_threads(threads)
     atoms = water(n_atoms)
     with tempfile.TemporaryDirectory() as folder:
-        calculator = load(saved(our_networks()[network], Path(folder), "network"), threads=threads)
+        calculator = load(saved(our_networks()[network], Path(folder), "network"), threads=threads, device=device)
         small = water(24)
         small.calc = calculator
         small.get_forces()  # compiles, makes tables
@@ -68,8 +68,8 @@ def measured(network: str, n_atoms: int, threads: int) -> dict[str, float]:
     }
 
 
-def in_a_process(network: str, n_atoms: int, threads: int) -> dict[str, float]:
-    command = [sys.executable, __file__, "--threads", str(threads), "--one", network, str(n_atoms)]
+def in_a_process(network: str, n_atoms: int, threads: int, device: str) -> dict[str, float]:
+    command = [sys.executable, __file__, "--threads", str(threads), "--device", device, "--one", network, str(n_atoms)]
     result: dict[str, float] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     return result
 
@@ -93,11 +93,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--largest", type=int, default=60_000)
     parser.add_argument("--one", nargs=2, metavar=("NETWORK", "ATOMS"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
-        print(json.dumps(measured(arguments.one[0], int(arguments.one[1]), arguments.threads)))
+        print(json.dumps(measured(arguments.one[0], int(arguments.one[1]), arguments.threads, arguments.device)))
         return
     machine = platform.processor() or platform.machine()
     print(f"{machine}, torch {torch.__version__}, {arguments.threads} thread(s), float32\n")
@@ -108,7 +109,7 @@ def main() -> None:
         for size in SIZES:
             if size > arguments.largest:
                 continue
-            row = in_a_process(name, size, arguments.threads)
+            row = in_a_process(name, size, arguments.threads, arguments.device)
             points[name].append(row)
             n = row["atoms"]
             print(
