@@ -77,6 +77,7 @@ class ThreadTeam(Team):
             time.sleep(0)
 
     def close(self) -> None:
+        """Let the threads end."""
         self._executor.shutdown(wait=False)
 
 
@@ -101,6 +102,8 @@ def team_of(size: int) -> Iterator[Team]:
             return
         with _guard:
             team = _teams.get(size)
+            if team is not None and team.broken:
+                team.close()
             if team is None or team.broken:
                 team = _teams[size] = ThreadTeam(size)
         if not team.lock.acquire(blocking=False):
